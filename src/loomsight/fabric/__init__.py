@@ -1,0 +1,1 @@
+"""What cloth is, to a computer: pictures, masks, defects, places, tiles, regions. No network, no torch."""
