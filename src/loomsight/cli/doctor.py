@@ -1,0 +1,187 @@
+"""``loomsight doctor``: what this machine has and what it lacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import loomsight
+from loomsight.errors import LoomsightError, WeightsError
+
+NEEDED_MEMORY = 4.0  # GB that learning stays under
+NEEDED_DISK = 2.0  # GB for a run folder, a profile and the maps of a roll
+GB = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor.
+
+    Attributes:
+        name: what was looked at.
+        ok: whether the machine has it.
+        found: what was found.
+        do: what to do when it is lacking; empty when it is there.
+        essential: nothing works without it.
+    """
+
+    name: str
+    ok: bool
+    found: str
+    do: str = ""
+    essential: bool = False
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Tell what this machine has and lacks for inspecting fabric.
+
+    Each line is 'ok' or 'lacks', with what to do. Leaves with 3 when something essential is lacking.
+
+    Examples:
+      loomsight doctor
+      loomsight doctor --json
+    """
+    checks = list(examine())
+    healthy = all(check.ok for check in checks if check.essential)
+    if as_json:
+        value = {"ok": healthy, "checks": [asdict(check) for check in checks]}
+        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            line = f"{'ok' if check.ok else 'lacks':5}  {check.name:{width}}  {check.found}"
+            typer.echo(line if check.ok else f"{line} → {check.do}")
+        typer.echo("\nReady." if healthy else "\nSomething essential is lacking: see the lines above.")
+    if not healthy:
+        raise typer.Exit(LoomsightError.exit_code)
+
+
+def examine(folder: Path | None = None) -> Iterator[Check]:
+    """Look at this machine, one thing after another.
+
+    Args:
+        folder: where results would be written; the current folder if None.
+    """
+    folder = folder or Path.cwd()
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    yield Check(
+        "Python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer", essential=True
+    )
+    yield Check("loomsight", True, loomsight.__version__)
+    yield from _torch()
+    yield _memory()
+    yield from _weights()
+    yield _video()
+    yield _disk(folder)
+    yield _writing(folder)
+
+
+def _torch() -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch does not load
+        yield Check(
+            "torch",
+            False,
+            f"does not load: {error}",
+            "pip install -c constraints.txt loomsight",
+            essential=True,
+        )
+        return
+    yield Check("torch", True, torch.__version__, essential=True)
+    yield Check("processor", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    yield _bf16(torch.cpu.get_capabilities())
+    if torch.cuda.is_available():
+        size = torch.cuda.get_device_properties(0).total_memory / GB
+        yield Check("GPU", True, f"{torch.cuda.get_device_name(0)}, {size:.0f} GB")
+    else:
+        yield Check("GPU", False, "none that torch can use", "not needed; learning takes minutes longer")
+
+
+def _bf16(capabilities: Mapping[str, object]) -> Check:
+    units = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
+    if units:
+        return Check("bf16 on processor", True, ", ".join(units))
+    return Check("bf16 on processor", False, "no such unit", "not needed; learning runs in float32, slower")
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total = min(memory.total, _container_limit() or memory.total) / GB
+    found = f"{total:.1f} GB, {min(memory.available / GB, total):.1f} GB free"
+    return Check("memory", total >= NEEDED_MEMORY, found, f"learning needs up to {NEEDED_MEMORY:.0f} GB")
+
+
+def _container_limit() -> int | None:
+    """The memory limit of the Linux container that this runs in, bytes; None without one."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _weights() -> Iterator[Check]:
+    from loomsight.backbones.weights import LITE0, PRETRAINED
+
+    for file in PRETRAINED:
+        essential = file == LITE0
+        try:
+            file.verified()
+        except WeightsError as error:
+            found = error.why or "not installed"
+            yield Check(file.network, False, found, file.install, essential)
+        else:
+            yield Check(file.network, True, f"sha256 {file.sha256[:12]}…, as known", essential=essential)
+
+
+def _video() -> Check:
+    """Write two frames and read them back: a build without codecs imports well and fails in the mill."""
+    try:
+        import cv2
+        import numpy as np
+    except (ImportError, OSError) as error:
+        return Check(
+            "OpenCV", False, f"does not load: {error}", "pip install opencv-python-headless", essential=True
+        )
+    name = f"OpenCV {cv2.__version__}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "two_frames.avi")
+        writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+        for value in (60, 180):
+            writer.write(np.full((48, 64, 3), value, np.uint8))
+        writer.release()
+        video = cv2.VideoCapture(path)
+        ok = video.read()[0] and video.read()[0]
+        video.release()
+    if ok:
+        return Check(name, True, "decodes video")
+    return Check(name, False, "does not decode video", "pip install --force-reinstall opencv-python-headless")
+
+
+def _disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free / GB
+    return Check("disk", free >= NEEDED_DISK, f"{free:.1f} GB free in {folder}", "free some space")
+
+
+def _writing(folder: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".loomsight-"):
+            return Check("writing", True, str(folder), essential=True)
+    except OSError as error:
+        found = f"{folder}: {(error.strerror or str(error)).lower()}"
+        return Check("writing", False, found, "work in a folder of your own", essential=True)
