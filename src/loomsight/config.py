@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,9 +44,26 @@ class Config(BaseModel):
 
 
 def _first(model: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong, in a clause."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "?"
+    key = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "missing":
+        return f"{key} is missing"
     if first["type"] != "extra_forbidden":
-        return f"{key}: {first['msg']}"
-    near = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.0)
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+        return f"{key} {reason}, got {first['input']!r:.80}"
+    *outer, last = first["loc"]
+    near = difflib.get_close_matches(str(last), _fields(model, outer), n=1, cutoff=0.0)
     return f"{key} is not a setting; the nearest is {near[0]}" if near else f"{key} is not a setting"
+
+
+def _fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The names of the settings in the group that ``path`` leads to."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        if not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

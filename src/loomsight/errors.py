@@ -35,12 +35,19 @@ class LoomsightError(Exception):
         self, what: str, *, where: Path | str | None = None, why: str | None = None, do: str | None = None
     ) -> None:
         self.what, self.where, self.why, self.do = what, where, why, do
-        line = what if where is None else f"{what}: {where}"
+        line = " ".join(what.split())
+        if where is not None:
+            line += f": {where}"
         if why:
-            line += f": {why}"
+            line += f": {' '.join(why.split())}"
         if do:
-            line += f" ({do})"
-        super().__init__(" ".join(line.split()))
+            line += f" ({' '.join(do.split())})"
+        super().__init__("".join(map(_shown, line)))
+
+
+def _shown(char: str) -> str:
+    """A character as one line can show it: a file name may hold line ends and terminal commands."""
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
 
 
 class UsageError(LoomsightError):

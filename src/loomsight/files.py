@@ -21,18 +21,30 @@ from loomsight.errors import StorageError, UsageError
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of a write below ``path`` into a :class:`StorageError` of one line."""
+def storage_errors(path: Path, *, below: Path | None = None) -> Iterator[None]:
+    """Turn an ``OSError`` of a write to ``path`` into a :class:`StorageError` of one line.
+
+    Args:
+        path: what is written, for the message.
+        below: turn only errors about files in this folder, and a full disk; others pass.
+    """
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and below is not None and not _is_about(error, below):
+            raise
         raise StorageError(
             "cannot write",
             where=path,
             why="the disk is full" if full else (error.strerror or str(error)).lower(),
-            do="free some space, or choose another folder" if full else "check the folder and its permissions",
+            do="free some space, or choose another folder" if full else "check the path and its permissions",
         ) from error
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str)]
+    return any(Path(name).is_relative_to(folder) for name in names)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -57,8 +69,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 ``text`` to ``path`` atomically."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 ``text`` to ``path`` atomically.
+
+    Bytes of a file name that are no UTF-8 are written as ``\\udcXX``, which JSON reads back as they were.
+    """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -85,25 +100,49 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not path.is_dir():
         raise UsageError("cannot make a folder", where=path, why="a file of that name exists")
-    if path.is_dir() and any(path.iterdir()) and not replace:
-        raise UsageError("the folder exists", where=path, do="remove it, or choose another with --out")
     with storage_errors(path):
+        existed = path.is_dir()
+        taken = existed and any(path.iterdir())
+        if taken and not replace:
+            raise UsageError("the folder exists", where=path, do="remove it, or choose another with --out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".part", dir=path.parent))
+        # An empty folder stays where it is: it may be a mounted volume, which cannot be renamed.
+        home = path if existed and not taken else path.parent
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".part", dir=home))
     try:
-        with storage_errors(path):
+        with storage_errors(path, below=work):
             yield work
-            work.chmod(0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".old", dir=path.parent))
-                path.replace(old / "was")
-                work.replace(path)
-                shutil.rmtree(old)
+        with storage_errors(path):
+            if taken:
+                work.chmod(0o755)
+                _take_place(work, path)
+            elif existed:
+                for child in sorted(work.iterdir()):
+                    child.replace(path / child.name)
+                work.rmdir()
             else:
+                work.chmod(0o755)
                 work.replace(path)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _take_place(work: Path, path: Path) -> None:
+    """Put the folder ``work`` where ``path`` is; the old folder goes last, and comes back on failure."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".old", dir=path.parent))
+    try:
+        path.replace(aside / "was")
+    except BaseException:
+        aside.rmdir()
+        raise
+    try:
+        work.replace(path)
+    except BaseException:
+        (aside / "was").replace(path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO, TypeVar
+from typing import Any, Self, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -32,7 +32,13 @@ class Progress:
             self.step(label, done, count)
 
     def close(self) -> None:
-        """Finish: leave the terminal as it was."""
+        """Finish: leave the terminal as it was. ``with progress:`` does it too."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class LineProgress(Progress):
@@ -54,7 +60,7 @@ class LineProgress(Progress):
         self._write(f"{label}: {done}/{total}{'  ' + note if note else ''}")
 
     def _write(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)  # noqa: T201
+        print(text, file=self._stream, flush=True)
 
 
 class JsonProgress(LineProgress):
