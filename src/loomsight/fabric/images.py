@@ -84,9 +84,8 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
         if pixels is None:
             is_grey = image.mode in ("1", "L", "LA", "La")
             pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
-        mask = np.asarray(pixels >= (128 if image.format == "JPEG" else 1), np.bool_)
-    if mask.ndim == 3:
-        mask = mask.any(axis=2)
+        brightest = pixels.max(axis=2) if pixels.ndim == 3 else pixels
+        mask: Mask = np.asarray(brightest >= (128 if image.format == "JPEG" else 1))
     if shape is not None and mask.shape != tuple(shape[:2]):
         raise ImageError(
             "mask does not fit its picture",

@@ -1,0 +1,196 @@
+"""Cut a picture of any size into tiles at its native resolution, and blend their score maps back.
+
+A defect is often three pixels wide, so nothing is shrunk. Where tiles overlap, each counts by a window
+that falls smoothly to almost nothing at its edge, where a network has seen the least context; at the
+picture's own border nothing else is there, so the window stays flat. The weights sum to one at every
+pixel: tiles of an image stitch back to that image, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loomsight.fabric.types import Picture, ScoreMap
+
+
+class Tile(NamedTuple):
+    """A rectangle in pixels of the picture, far edge excluded; it may reach beyond the picture."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+
+def plan_tiles(height: int, width: int, *, tile: int | tuple[int, int], overlap: int) -> list[Tile]:
+    """Tiles of one size that cover a picture, in reading order.
+
+    They begin every ``tile - overlap`` pixels; the last of a row or column is moved back to end with the
+    picture. Along a side that is shorter than a tile there is one tile, reaching beyond the picture.
+
+    Args:
+        height, width: the picture, in pixels.
+        tile: the tile's height and width, or one number for both.
+        overlap: pixels that neighbours share at least, fewer than a tile's side.
+
+    Raises:
+        ValueError: a size is not positive, or the overlap does not fit the tile.
+    """
+    tile_height, tile_width = (tile, tile) if isinstance(tile, int) else tile
+    if min(height, width, tile_height, tile_width) < 1 or not 0 <= overlap < min(tile_height, tile_width):
+        raise ValueError(
+            f"cannot tile {height} × {width} pixels with tiles of {tile_height} × {tile_width} "
+            f"overlapping by {overlap}"
+        )
+    return [
+        Tile(y, x, y + tile_height, x + tile_width)
+        for y in _starts(height, tile_height, overlap)
+        for x in _starts(width, tile_width, overlap)
+    ]
+
+
+def cut(image: NDArray[Any], tile: Tile) -> NDArray[Any]:
+    """The pixels of a tile, HW or HWC; beyond the picture it is mirrored (the edge pixel once).
+
+    Inside the picture this is a view, not a copy.
+    """
+    height, width = image.shape[:2]
+    if tile.y0 >= 0 and tile.x0 >= 0 and tile.y1 <= height and tile.x1 <= width:
+        return image[tile.y0 : tile.y1, tile.x0 : tile.x1]
+    return image[np.ix_(_mirrored(tile.y0, tile.y1, height), _mirrored(tile.x0, tile.x1, width))]
+
+
+def stitch(shape: tuple[int, ...], tiles: Sequence[Tile], values: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """Blend tiles into one array; holds one float32 array of the picture's size and one tile at a time.
+
+    Args:
+        shape: height and width of the picture, and channels if the values have them.
+        tiles: the whole plan, as :func:`plan_tiles` makes it.
+        values: an array for each tile, in its order: HW or HWC, whole numbers or floats. What lies
+            beyond the picture is left out.
+
+    Returns:
+        an array of ``shape``: of the values' own type if they are whole numbers (rounded), else float32.
+
+    Raises:
+        ValueError: the tiles are not a full grid, or a value has not its tile's shape.
+    """
+    height, width = shape[:2]
+    rows = _weights(sorted({(tile.y0, tile.y1) for tile in tiles}), height)
+    columns = _weights(sorted({(tile.x0, tile.x1) for tile in tiles}), width)
+    if len(tiles) != len(rows) * len(columns):
+        raise ValueError(f"{len(tiles)} tiles are no grid of {len(rows)} rows and {len(columns)} columns")
+    canvas = np.zeros(shape, np.float32)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+    for tile, value in zip(tiles, values, strict=True):
+        wanted = (tile.y1 - tile.y0, tile.x1 - tile.x0, *shape[2:])
+        if value.shape != wanted:
+            raise ValueError(f"the values of {tile} must have shape {wanted}, got {value.shape}")
+        dtype = value.dtype
+        top, left = max(tile.y0, 0), max(tile.x0, 0)
+        bottom, right = min(tile.y1, height), min(tile.x1, width)
+        inside = value[top - tile.y0 : bottom - tile.y0, left - tile.x0 : right - tile.x0]
+        weight = np.outer(rows[tile.y0, tile.y1], columns[tile.x0, tile.x1])
+        canvas[top:bottom, left:right] += inside * weight.reshape(weight.shape + (1,) * (len(shape) - 2))
+    if np.issubdtype(dtype, np.floating):
+        return canvas
+    return np.rint(canvas).astype(dtype)
+
+
+def score_tiles(
+    image: Picture,
+    score: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    *,
+    tile: int | tuple[int, int],
+    overlap: int,
+    border: int,
+    batch: int = 4,
+) -> ScoreMap:
+    """Score a picture of any size with a network that sees tiles of one size.
+
+    Each tile's outer ``border`` pixels are context only and their scores are dropped; around the picture
+    they are its mirror image. The rest of the tiles overlap by ``overlap`` pixels and are blended. So a
+    score that depends on at most ``border`` pixels around it is exactly what scoring the mirrored picture
+    in one piece would give; one that looks farther changes smoothly from tile to tile.
+
+    Args:
+        image: uint8 HW or HWC.
+        score: uint8 batch BHW or BHWC of tiles → float32 BHW. The last batch may be smaller.
+        tile: what the network sees: height and width, or one number for both. Along a side where the
+            picture is shorter than that, a tile of the picture's size plus two borders costs less.
+        overlap: pixels that neighbours share at least, after the borders are dropped.
+        border: pixels of context at each side.
+        batch: tiles at a time.
+
+    Returns:
+        float32 HW.
+
+    Raises:
+        ValueError: border and overlap leave nothing of a tile, or the scores have the wrong shape.
+    """
+    tile_height, tile_width = (tile, tile) if isinstance(tile, int) else tile
+    if border < 0 or 2 * border + overlap >= min(tile_height, tile_width):
+        raise ValueError(
+            f"tiles of {tile_height} × {tile_width} have no room for a border of {border} at each side "
+            f"and an overlap of {overlap}"
+        )
+    height, width = image.shape[:2]
+    cores = plan_tiles(
+        height, width, tile=(tile_height - 2 * border, tile_width - 2 * border), overlap=overlap
+    )
+
+    def scored() -> Iterator[NDArray[np.float32]]:
+        for first in range(0, len(cores), batch):
+            some = cores[first : first + batch]
+            seen = [Tile(y0 - border, x0 - border, y1 + border, x1 + border) for y0, x0, y1, x1 in some]
+            maps = score(np.stack([cut(image, each) for each in seen]))
+            if maps.shape != (len(some), tile_height, tile_width):
+                raise ValueError(f"scores must be {(len(some), tile_height, tile_width)}, got {maps.shape}")
+            yield from maps[:, border : tile_height - border, border : tile_width - border]
+
+    return stitch((height, width), cores, scored())
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def _mirrored(start: int, stop: int, length: int) -> NDArray[np.intp]:
+    """Indices into a line that is mirrored at both ends, as often as needed: … 2 1 0 1 2 … n−1 n−2 …"""
+    if length == 1:
+        return np.zeros(stop - start, np.intp)
+    place = np.arange(start, stop) % (2 * (length - 1))
+    return np.minimum(place, 2 * (length - 1) - place)
+
+
+def _weights(
+    spans: Sequence[tuple[int, int]], length: int
+) -> dict[tuple[int, int], Float[NDArray[np.float32], " n"]]:
+    """For each span along one side, the weight of each of its pixels inside the picture; they sum to one.
+
+    A grid's weight at a pixel is the product of its row's and its column's, so each side is normalised on
+    its own and no second canvas is needed.
+    """
+    total = np.zeros(length)
+    windows = {}
+    for start, stop in spans:
+        place = (np.arange(max(start, 0), min(stop, length)) - start + 0.5) / (stop - start)
+        if start <= 0:
+            place = np.maximum(place, 0.5)
+        if stop >= length:
+            place = np.minimum(place, 0.5) if start > 0 else np.full_like(place, 0.5)
+        windows[start, stop] = np.sin(np.pi * place) ** 2
+        total[max(start, 0) : stop] += windows[start, stop]
+    if not total.all():
+        raise ValueError("the tiles do not cover the picture")
+    return {
+        (start, stop): (window / total[max(start, 0) : stop]).astype(np.float32)
+        for (start, stop), window in windows.items()
+    }
