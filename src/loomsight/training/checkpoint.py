@@ -170,6 +170,25 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
 
 
+def flat(groups: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """Tensors keyed "kind/name/key", as a file holds them."""
+    return {
+        f"{kind}/{name}/{key}": value
+        for kind, named in groups.items()
+        for name, tensors in named.items()
+        for key, value in tensors.items()
+    }
+
+
+def nested(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    """What :func:`flat` made flat: by kind, by name, by key."""
+    groups: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for path, value in tensors.items():
+        kind, name, key = path.split("/", 2)
+        groups.setdefault(kind, {}).setdefault(name, {})[key] = value
+    return groups
+
+
 def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 

@@ -25,7 +25,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -40,35 +40,12 @@ from loomsight.progress import Progress
 from loomsight.training import checkpoint, precision
 from loomsight.training.ema import MovingAverage
 from loomsight.training.prefetch import prefetched
-from loomsight.training.task import Context, Task, TrainSettings
+from loomsight.training.task import Context, History, Task, TrainSettings
 
 __all__ = ["Context", "History", "Task", "TrainSettings", "Validate", "fit", "trained_weights"]
 
 BatchT = TypeVar("BatchT")
 Validate = Callable[[Mapping[str, nn.Module]], float]
-
-
-@dataclass
-class History:
-    """What happened in a training.
-
-    Attributes:
-        steps: steps done, skipped ones included.
-        seconds: time used, over all resumptions.
-        losses: for every ``log_every`` steps: step, seconds, lr, and the mean of each scalar of the task.
-        scores: (step, score) of each validation.
-        best: the (step, score) whose weights were kept, if there was a validation.
-        skipped: steps left out because a loss or a gradient was not finite.
-        stopped_because: ``"steps"``, ``"seconds"`` or ``"patience"``; None while training.
-    """
-
-    steps: int = 0
-    seconds: float = 0.0
-    losses: list[dict[str, float]] = field(default_factory=list)
-    scores: list[tuple[int, float]] = field(default_factory=list)
-    best: tuple[int, float] | None = None
-    skipped: int = 0
-    stopped_because: Literal["steps", "seconds", "patience"] | None = None
 
 
 def fit(
@@ -122,6 +99,7 @@ def fit(
             with prefetched(
                 batches,
                 start=training.history.steps,
+                stop=settings.steps,
                 workers=settings.workers,
                 device=chosen,
                 channels_last=settings.channels_last,
@@ -288,17 +266,14 @@ class _Training:
             raise CheckpointError(
                 "cannot resume", where=folder, why=differs, do="train into another folder, or with the same"
             )
-        groups: dict[str, dict[str, dict[str, Tensor]]] = {}
-        for path, value in tensors.items():
-            kind, name, key = path.split("/", 2)
-            groups.setdefault(kind, {}).setdefault(name, {})[key] = value
+        groups = checkpoint.nested(tensors)
         for name, network in self.task.networks.items():
             checkpoint.restore_network(network, groups["network"].get(name, {}), name)
             checkpoint.restore_network(self.average.networks[name], groups["average"].get(name, {}), name)
         for name, optimizer in self.task.optimizers.items():
             checkpoint.restore_optimizer(optimizer, groups.get("optimizer", {}).get(name, {}))
         self.best = groups.get("best", {})
-        self._restore_random(groups["random"])
+        precision.restore_random(groups["random"], self.device, self.context.generator)
         if state["scaler"]:
             self.context.scaler.load_state_dict(state["scaler"])
         self.average.updates = state["average_updates"]
@@ -320,38 +295,25 @@ class _Training:
         if self.run is None:
             return
         self.history.seconds = self._seconds()
-        tensors = {"random/cpu/state": torch.get_rng_state()}
-        tensors["random/generator/state"] = self.context.generator.get_state()
-        if self.device.type == "cuda":
-            tensors["random/cuda/state"] = torch.cuda.get_rng_state(self.device)
-        states = {"network": {name: n.state_dict() for name, n in self.task.networks.items()}}
-        states["average"] = {name: n.state_dict() for name, n in self.average.networks.items()}
-        states["best"] = self.best
-        states["optimizer"] = {n: checkpoint.optimizer_tensors(o) for n, o in self.task.optimizers.items()}
-        for kind, named in states.items():
-            tensors |= {
-                f"{kind}/{name}/{key}": v for name, state in named.items() for key, v in state.items()
-            }
-        pending = [_finite(losses) for losses in self._pending]
+        averages = self.average.networks
+        tensors = {
+            "network": {name: network.state_dict() for name, network in self.task.networks.items()},
+            "average": {name: network.state_dict() for name, network in averages.items()},
+            "best": self.best,
+            "optimizer": {n: checkpoint.optimizer_tensors(o) for n, o in self.task.optimizers.items()},
+            "random": precision.random_states(self.device, self.context.generator),
+        }
         state = {
             "step": self.history.steps,
             "configuration": self._configuration,
             "history": asdict(self.history),
             "average_updates": self.average.updates,
             "skipped_in_row": self.skipped_in_row,
-            "pending": pending,
+            "pending": [_finite(losses) for losses in self._pending],
             "scaler": self.context.scaler.state_dict(),
         }
-        checkpoint.save_checkpoint(self.run / "checkpoint", tensors, state)
+        checkpoint.save_checkpoint(self.run / "checkpoint", checkpoint.flat(tensors), state)
         self._saved = time.monotonic()
-
-    def _restore_random(self, states: dict[str, dict[str, Tensor]]) -> None:
-        torch.set_rng_state(states["cpu"]["state"])
-        if self.device.type == "cuda" and "cuda" in states:  # else it was begun on a machine without GPU
-            torch.cuda.set_rng_state(states["cuda"]["state"], self.device)
-            self.context.generator.set_state(states["generator"]["state"])
-        elif self.device.type == "cpu" and "cuda" not in states:
-            self.context.generator.set_state(states["generator"]["state"])
 
     def _score(self) -> None:
         history = self.history

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.utils.deterministic
+from torch import Tensor
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
@@ -60,3 +61,22 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
             memory.fill_uninitialized_memory = fill
+
+
+def random_states(device: torch.device, generator: torch.Generator) -> dict[str, dict[str, Tensor]]:
+    """Where the global generators and ``generator`` stand, as tensors."""
+    states = {"global": torch.get_rng_state(), f"own on {device.type}": generator.get_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return {name: {"state": state} for name, state in states.items()}
+
+
+def restore_random(
+    states: dict[str, dict[str, Tensor]], device: torch.device, generator: torch.Generator
+) -> None:
+    """Put the generators back; those of a kind of device that is not used now are left as seeded."""
+    torch.set_rng_state(states["global"]["state"])
+    if f"own on {device.type}" in states:
+        generator.set_state(states[f"own on {device.type}"]["state"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"]["state"], device)

@@ -17,9 +17,15 @@ BatchT = TypeVar("BatchT")
 
 @contextmanager
 def prefetched(
-    batches: Callable[[int], BatchT], *, start: int, workers: int, device: torch.device, channels_last: bool
+    batches: Callable[[int], BatchT],
+    *,
+    start: int,
+    stop: int | None,
+    workers: int,
+    device: torch.device,
+    channels_last: bool,
 ) -> Iterator[Iterator[BatchT]]:
-    """Yield an endless iterator over ``batches(start)``, ``batches(start + 1)``, …, on ``device``.
+    """Yield an iterator over ``batches(start)``, …, ``batches(stop - 1)`` (None: without end) on ``device``.
 
     Threads and not processes: decoding, NumPy, OpenCV and torch release the GIL, and nothing is copied.
     At most ``2 * workers`` batches wait at a time. An error in ``batches`` is raised where its batch is
@@ -31,10 +37,12 @@ def prefetched(
         return cast(BatchT, _placed(batches(number), device, channels_last))
 
     def in_order() -> Iterator[BatchT]:
-        for number in count(start):
+        for number in count(start) if stop is None else range(start, stop):
             waiting.append(pool.submit(make, number))
             if len(waiting) >= 2 * workers:
                 yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 import torch
@@ -56,6 +57,29 @@ class TrainSettings(Config):
         if self.steps is None and self.seconds is None:
             raise ValueError("give steps or seconds, or the training never ends")
         return self
+
+
+@dataclass
+class History:
+    """What happened in a training.
+
+    Attributes:
+        steps: steps done, skipped ones included.
+        seconds: time used, over all resumptions.
+        losses: for every ``log_every`` steps: step, seconds, lr, and the mean of each scalar of the task.
+        scores: (step, score) of each validation.
+        best: the (step, score) whose weights were kept, if there was a validation.
+        skipped: steps left out because a loss or a gradient was not finite.
+        stopped_because: ``"steps"``, ``"seconds"`` or ``"patience"``; None while training.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    best: tuple[int, float] | None = None
+    skipped: int = 0
+    stopped_because: Literal["steps", "seconds", "patience"] | None = None
 
 
 class Context:
