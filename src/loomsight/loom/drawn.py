@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from loomsight.errors import UsageError
 from loomsight.fabric.types import Mask, Picture
-
-Plane = NDArray[np.float32]
-"""float32 HW, or HWC where it carries the cloth's channels."""
+from loomsight.loom.shapes import Plane, between, blob, cloud, thread, wander
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,13 @@ class _Ground:
     along: float  # pixels: repeat of the pattern along the yarn
     across: float  # pixels: repeat across the yarn
     strength: float  # peak change of tone, in units of contrast
-    size: float  # pixels: the defect's own measure; its drawer says of what
+    size: float  # pixels: the length of a line, the diameter of a spot
+    at: tuple[float, float]  # y, x: the middle of the defect
+
+    @property
+    def yarn(self) -> float:
+        """Pixels: about how wide a yarn is; the repeat of a twill or a pattern is several yarns."""
+        return float(np.clip(self.across, 2.5, 8.0))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,7 +72,7 @@ def draw_defect(
         raise UsageError("unknown defect", where=kind, do=f"one of: {', '.join(DRAWN_KINDS)}")
     if min(image.shape[:2]) < 32:
         raise UsageError("picture too small for a defect", where=f"{image.shape[1]}×{image.shape[0]} px")
-    draw, runs, sizes = _KINDS[kind]
+    draw, runs, reach, sizes = _KINDS[kind]
     upright = runs == "warp" or (runs == "any" and rng.random() < 0.5)
     good = image if image.ndim == 3 else image[:, :, None]
     if upright:
@@ -79,21 +82,30 @@ def draw_defect(
     if period is not None:
         repeat = period[::-1] if upright else period
     limit = 1.2 * max(image.shape[:2])
-    strength = _between(rng, 0.9, 4.0)
-    extent = min(limit, _between(rng, *sizes)) if size is None else float(size)
+    strength = between(rng, 0.9, 4.0)
+    extent = min(limit, between(rng, *sizes)) if size is None else float(size)
+    at = (float(rng.uniform(4, pixels.shape[0] - 4)), float(rng.uniform(4, pixels.shape[1] - 4)))
+    rows, columns = (math.ceil(share * extent + margin) for share, margin in reach)
+    top, left = max(0, int(at[0]) - rows), max(0, int(at[1]) - columns)
+    window = (slice(top, int(at[0]) + rows), slice(left, int(at[1]) + columns))
+    part = np.ascontiguousarray(pixels[window])
+    at = (at[0] - top, at[1] - left)
     state = rng.bit_generator.state
     for _ in range(6):
         # a defect nobody could see would teach that good cloth is bad: drawn again, the same but stronger
         rng.bit_generator.state = state
-        ground = _Ground(pixels, contrast, softness, repeat[0], repeat[1], strength, extent)
+        ground = _Ground(part, contrast, softness, repeat[0], repeat[1], strength, extent, at)
         changed = np.clip(np.rint(draw(ground, rng)), 0, 255)
-        mask = _visible(changed - pixels, contrast, softness)
-        if np.count_nonzero(mask) >= 8:
+        seen = _visible(changed - part, contrast, softness)
+        if _stands_out(changed - part, seen, contrast):
             break
         strength *= 1.6
     else:
-        changed, mask = _mark(pixels, rng)
-    drawn = changed.astype(np.uint8)
+        changed, seen = _mark(ground, rng)
+    drawn = good.copy()
+    drawn[window] = changed
+    mask = np.zeros(drawn.shape[:2], np.bool_)
+    mask[window] = seen
     if upright:
         drawn, mask = drawn.transpose(1, 0, 2), mask.T
     if image.ndim == 2:
@@ -145,95 +157,27 @@ def _visible(change: Plane, contrast: float, softness: float) -> Mask:
     return np.asarray(mask > 0)
 
 
+def _stands_out(change: Plane, seen: Mask, contrast: float) -> bool:
+    """Whether a defect would be noticed: by its extent or, when small, by its tone."""
+    area = int(np.count_nonzero(seen))
+    if area >= 150:
+        return True
+    tone = cv2.GaussianBlur(change.mean(axis=2), (0, 0), 1.5)
+    return area >= 8 and float(np.abs(tone).max()) > 0.55 * contrast
+
+
 _DISC = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
 
 
-def _mark(pixels: Plane, rng: np.random.Generator) -> tuple[Plane, Mask]:
+def _mark(ground: _Ground, rng: np.random.Generator) -> tuple[Plane, Mask]:
     """A small plain spot: for cloth so dark or so bright that its own measures show nothing."""
-    height, width = pixels.shape[:2]
-    spot = _blob((height, width), rng, 4.0, 4.0)
-    way = -90.0 if float(pixels.mean()) > 128 else 90.0
-    changed = np.clip(np.rint(pixels + way * spot[:, :, None]), 0, 255)
+    spot = blob(ground.shape, rng, 4.0, 4.0, at=ground.at)
+    way = -90.0 if float(ground.pixels.mean()) > 128 else 90.0
+    changed = np.clip(np.rint(ground.pixels + way * spot[:, :, None]), 0, 255)
     return changed, np.asarray(spot > 0.3)
 
 
 # --- random shapes -------------------------------------------------------------------------------
-
-
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    """A random scale, log-uniform: as many small ones as large ones."""
-    return float(low * (high / low) ** rng.random())
-
-
-def _wander(rng: np.random.Generator, n: int, octaves: int = 4) -> Plane:
-    """A 1/f random line of n values, of the order of ±1."""
-    at = np.linspace(0.0, 1.0, n)
-    line = np.zeros(n)
-    for octave in range(octaves):
-        knots = 2 + 2**octave
-        line += np.interp(at * (knots - 1), np.arange(knots), rng.standard_normal(knots)) / 2**octave
-    return (0.7 * line).astype(np.float32)
-
-
-def _cloud(rng: np.random.Generator, shape: tuple[int, int], grain: float) -> Plane:
-    """A soft random field of the order of ±1, its features about `grain` pixels wide."""
-    rows, columns = (max(2, round(n / grain) + 1) for n in shape)
-    field = rng.standard_normal((rows, columns), dtype=np.float32)
-    return cv2.resize(field, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-
-
-def _place(rng: np.random.Generator, shape: tuple[int, int], margin: float = 6.0) -> tuple[float, float]:
-    """A random (y, x), a little off the border."""
-    height, width = shape
-    return float(rng.uniform(margin, height - margin)), float(rng.uniform(margin, width - margin))
-
-
-def _blob(
-    shape: tuple[int, int],
-    rng: np.random.Generator,
-    long: float,
-    short: float,
-    *,
-    at: tuple[float, float] | None = None,
-    rough: float = 0.25,
-    edge: float = 1.0,
-    tilt: float = 0.3,
-) -> Plane:
-    """A spot with an irregular outline: HW in [0, 1], radii `long` × `short`, its edge `edge` pixels soft."""
-    y0, x0 = _place(rng, shape) if at is None else at
-    angle = rng.normal(0.0, tilt)
-    spot = np.zeros(shape, np.float32)
-    reach = math.ceil(max(long, short) * 1.9 + 2 * edge + 2)
-    top, left = max(0, int(y0) - reach), max(0, int(x0) - reach)
-    bottom, right = min(shape[0], int(y0) + reach), min(shape[1], int(x0) + reach)
-    if top >= bottom or left >= right:
-        return spot
-    dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y0)
-    dx = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(x0)
-    u = (dx * math.cos(angle) + dy * math.sin(angle)) / max(long, 0.5)
-    v = (dy * math.cos(angle) - dx * math.sin(angle)) / max(short, 0.5)
-    radius = np.sqrt(u * u + v * v)
-    turn = np.arctan2(v, u)
-    outline = np.ones_like(radius)
-    for wave in range(2, 7):
-        height = rough * rng.standard_normal() / wave**0.5
-        outline += np.float32(height) * np.cos(wave * turn + np.float32(rng.uniform(0, 2 * math.pi)))
-    outline = np.clip(outline, 0.35, 1.8)
-    ramp = np.float32(min(long, short) / max(edge, 0.5))
-    spot[top:bottom, left:right] = np.clip(0.5 + (outline - radius) * ramp, 0.0, 1.0)
-    return spot
-
-
-def _thread(shape: tuple[int, int], points: Plane, widths: Plane, softness: float) -> Plane:
-    """A thread through points (n, 2) xy, `widths` pixels wide: HW coverage in [0, 1], antialiased."""
-    fine = 4
-    canvas = np.zeros((shape[0] * fine, shape[1] * fine), np.uint8)
-    ends = np.rint(points * fine * 16).astype(np.int32)
-    for start, stop, width in zip(ends[:-1], ends[1:], widths[1:], strict=True):
-        thick = max(1, round(float(width) * fine))
-        cv2.line(canvas, tuple(map(int, start)), tuple(map(int, stop)), 255, thick, cv2.LINE_8, 4)
-    cover = cv2.resize(canvas, (shape[1], shape[0]), interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
-    return cv2.GaussianBlur(cover, (0, 0), 0.6 * softness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +200,15 @@ def _line(ground: _Ground, rng: np.random.Generator, width: float, *, stray: flo
     """A nearly straight line along x of about `ground.size` pixels, at a random place, with ragged ends."""
     height, length = ground.shape
     x = np.arange(length, dtype=np.float32)
-    y0, middle = _place(rng, ground.shape)
+    y0, middle = ground.at
     slope = rng.normal(0.0, 0.05) if rng.random() < 0.6 else rng.normal(0.0, 0.01)
-    path = y0 + slope * (x - middle) + stray * rng.uniform(0.0, 1.5) * _wander(rng, length, 3)
+    path = y0 + slope * (x - middle) + stray * rng.uniform(0.0, 1.5) * wander(rng, length, 3)
     across = np.arange(height, dtype=np.float32)[:, None] - path.astype(np.float32)[None, :]
-    half = 0.5 * width * np.clip(1.0 + 0.3 * _wander(rng, length, 5), 0.4, 1.8)
-    ramp = _between(rng, 1.5, max(2.0, 0.25 * ground.size))
-    inside = 0.5 * ground.size - np.abs(x - np.float32(middle)) + 0.8 * ramp * _wander(rng, length, 5)
+    half = 0.5 * width * np.clip(1.0 + 0.3 * wander(rng, length, 5), 0.4, 1.8)
+    ramp = between(rng, 3.0, max(4.0, 0.3 * ground.size))
+    inside = 0.5 * ground.size - np.abs(x - np.float32(middle)) + 0.8 * ramp * wander(rng, length, 5)
     present = np.clip(inside / np.float32(ramp), 0.0, 1.0)
+    half = half * (0.45 + 0.55 * present)  # a yarn runs out, it does not stop
     return _Line(across, half.astype(np.float32), present.astype(np.float32))
 
 
@@ -300,8 +245,8 @@ def _grain(ground: _Ground, rng: np.random.Generator) -> Plane:
 
 def _smeared(ground: _Ground, rng: np.random.Generator) -> Plane:
     """The cloth with its weave lost: smeared along the yarn or all round, some grain put back."""
-    along = 2 * round(ground.along * rng.uniform(0.4, 1.4)) + 1
-    across = 2 * round(ground.across * rng.uniform(0.0, 0.5)) + 1
+    along = 2 * round(min(ground.along, 12.0) * rng.uniform(0.4, 1.2)) + 1
+    across = 2 * round(ground.yarn * rng.uniform(0.0, 0.4)) + 1
     smear = cv2.blur(ground.pixels, (along, across)).reshape(ground.pixels.shape)
     return smear + np.float32(rng.uniform(0.3, 1.0)) * _grain(ground, rng)
 
@@ -337,7 +282,7 @@ def _lay(ground: _Ground, cover: Plane, under: Plane, tone: Plane | float, tint:
 
 def _lost_yarn(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A yarn that is not there: a thin line where the weave smears, slips or opens onto the dark."""
-    line = _line(ground, rng, float(np.clip(ground.across * rng.uniform(0.4, 1.0), 1.6, 5.0)))
+    line = _line(ground, rng, float(np.clip(ground.yarn * rng.uniform(0.4, 1.0), 1.6, 5.0)))
     cover = line.cover(ground.softness)
     way = rng.random()
     if way < 0.45:
@@ -345,182 +290,196 @@ def _lost_yarn(ground: _Ground, rng: np.random.Generator) -> Plane:
     elif way < 0.7:
         under = _shifted(ground, rng)
     else:  # the neighbours close in on the gap
-        pull = np.float32(rng.uniform(0.2, 0.5) * ground.across)
-        width = np.float32(max(2.0, ground.across))
-        field = pull * np.tanh(line.across / 2) * np.exp(-np.square(line.across / width)) * line.present
-        ground_closed = _pushed(ground, None, field)
-        under = ground_closed
+        pull = np.float32(rng.uniform(0.2, 0.5) * ground.yarn)
+        field = pull * np.tanh(line.across / 2) * np.exp(-np.square(line.across / ground.yarn)) * line.present
+        under = _pushed(ground, None, field)
         cover = np.maximum(cover, line.cover(ground.softness, 3.0))
-    tone = 0.7 * _tone(ground, rng, dark=0.72) * (0.75 + 0.35 * _wander(rng, ground.shape[1], 6))
-    tones = np.broadcast_to(tone[None, :], ground.shape) * line.cover(ground.softness)
+    tone = 0.7 * _tone(ground, rng, dark=0.72) * _along(ground, rng)
+    tones = tone[None, :] * line.cover(ground.softness)
     return _lay(ground, cover, under, tones, _tint(ground, rng))
+
+
+def _along(ground: _Ground, rng: np.random.Generator) -> Plane:
+    """How a yarn's tone changes along it: unevenly, and often in step with the yarns that cross it."""
+    width = ground.shape[1]
+    tone = 0.75 + 0.35 * wander(rng, width, 6)
+    if rng.random() < 0.6:
+        beat = ground.along * rng.choice([1.0, 2.0]) * rng.uniform(0.95, 1.05)
+        phase = np.arange(width) * (2 * math.pi / beat) + rng.uniform(0, 6.28)
+        tone = tone * (1 + rng.uniform(0.3, 1.2) * np.sin(phase))
+    return tone.astype(np.float32)
 
 
 def _double_yarn(ground: _Ground, rng: np.random.Generator) -> Plane:
     """Two yarns where one belongs: a raised line, lit on one side and shaded on the other."""
-    line = _line(ground, rng, float(np.clip(ground.across * rng.uniform(0.6, 1.2), 1.8, 6.0)), stray=0.6)
-    swell = np.float32(rng.uniform(0.25, 0.6) * ground.across)
-    width = np.float32(max(2.0, 0.9 * ground.across))
-    near = np.exp(-np.square(line.across / width)) * line.present
-    under = _pushed(ground, None, -swell * np.tanh(line.across / 2) * near)
+    line = _line(ground, rng, float(np.clip(ground.yarn * rng.uniform(0.6, 1.2), 1.8, 6.0)), stray=0.6)
+    swell = np.float32(rng.uniform(0.25, 0.5) * ground.yarn)
+    near = np.exp(-np.square(line.across / (2 * swell))) * line.present
+    # a slope under 1 stretches the weave, a steeper one would fold it
+    under = _pushed(ground, None, -swell * np.tanh(line.across / (1.5 * swell)) * near)
     lit = line.cover(ground.softness)
-    side = np.float32(rng.choice([-1.0, 1.0]) * max(1.5, 0.6 * ground.across))
+    side = np.float32(rng.choice([-1.0, 1.0]) * max(1.5, 0.6 * ground.yarn))
     shade = line.cover(ground.softness, 0.8, float(side))
     tone = 0.6 * _tone(ground, rng, dark=0.4)
-    tones = tone * (lit - rng.uniform(0.3, 0.9) * shade) * (0.8 + 0.3 * _wander(rng, ground.shape[1], 6))
+    tones = tone * (lit - rng.uniform(0.3, 0.9) * shade) * _along(ground, rng)
     return _lay(ground, np.maximum(near, np.maximum(lit, shade)), under, tones, _tint(ground, rng))
 
 
 def _float(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A yarn that does not interlace: a row of light and dark dashes, or one long bright thread."""
-    line = _line(ground, rng, float(np.clip(ground.across * rng.uniform(0.5, 1.0), 1.6, 5.0)), stray=0.4)
-    x = np.arange(ground.shape[1], dtype=np.float32)
-    beat = ground.along * rng.choice([1.0, 2.0]) * rng.uniform(0.9, 1.1)
-    dash = np.clip(0.5 + 1.5 * np.sin(2 * math.pi * x / beat + rng.uniform(0, 6.28)), 0.0, 1.0)
-    dashed = rng.random() < 0.6
-    present = line.present * (dash if dashed else 1.0)
-    cover = line.cover(ground.softness) * (present if dashed else 1.0)
+    line = _line(ground, rng, float(np.clip(ground.yarn * rng.uniform(0.5, 1.0), 1.6, 5.0)), stray=0.4)
+    cover = line.cover(ground.softness)
+    if rng.random() < 0.6:
+        x = np.arange(ground.shape[1])
+        beat = max(4.0, ground.along * rng.choice([1.0, 2.0]) * rng.uniform(0.9, 1.1))
+        dash = np.clip(0.5 + 1.5 * np.sin(2 * math.pi * x / beat + rng.uniform(0, 6.28)), 0.0, 1.0)
+        cover = cover * dash.astype(np.float32)
+    smooth = np.float32(rng.uniform(0.4, 1.0))  # of a long float one sees the yarn's own fibres
     under = _smeared(ground, rng) if rng.random() < 0.6 else _shifted(ground, rng)
-    tone = _tone(ground, rng, dark=0.4) * (0.8 + 0.4 * _wander(rng, ground.shape[1], 6))
-    return _lay(ground, cover.astype(np.float32), under, np.broadcast_to(tone, ground.shape), _tint(ground, rng))
+    under = ground.pixels + smooth * (under - ground.pixels)
+    round_yarn = 1 - 0.5 * np.square(np.clip(line.across / (line.half[None, :] + 0.5), -1, 1))
+    tones = 0.9 * _tone(ground, rng, dark=0.4) * _along(ground, rng)[None, :] * round_yarn
+    return _lay(ground, cover, under, tones, _tint(ground, rng))
 
 
 def _slub(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A thick place in a yarn: a spindle that pushes its neighbours aside and hides the weave."""
     height, width = ground.shape
-    y0, x0 = _place(rng, ground.shape)
+    y0, x0 = ground.at
     x = np.arange(width, dtype=np.float32)
-    path = y0 + 0.8 * _wander(rng, width, 3)
-    half = np.float32(np.clip(ground.across * rng.uniform(0.35, 0.9), 1.2, 5.0))
-    spindle = np.exp(-np.square((x - np.float32(x0)) / np.float32(0.5 * ground.size + 1)) * 2)
-    spindle = spindle * np.clip(1 + 0.25 * _wander(rng, width, 6), 0.3, 1.7)
+    path = (y0 + 0.8 * wander(rng, width, 3)).astype(np.float32)
+    half = np.float32(np.clip(ground.yarn * rng.uniform(0.35, 0.9), 1.0, 4.0))
+    skew = rng.uniform(0.6, 1.6)  # one end draws out longer than the other
+    from_middle = (x - np.float32(x0)) / np.float32(0.5 * ground.size + 1)
+    spindle = np.exp(-2 * np.square(np.where(from_middle < 0, from_middle * skew, from_middle / skew)))
+    thick = half * spindle * np.clip(1 + 0.25 * wander(rng, width, 6), 0.3, 1.7)
     across = np.arange(height, dtype=np.float32)[:, None] - path[None, :]
-    line = _Line(across.astype(np.float32), (half * spindle).astype(np.float32),
-                 np.clip(spindle * 3 - 0.3, 0, 1).astype(np.float32))  # fmt: skip
+    line = _Line(across, thick.astype(np.float32), np.clip(spindle * 3 - 0.3, 0, 1).astype(np.float32))
     body = line.cover(ground.softness)
-    near = np.exp(-np.square(across / (2.5 * half))) * spindle[None, :]
-    under = _pushed(ground, None, -half * 0.7 * np.tanh(across) * near)
+    near = (np.exp(-np.square(across / (2.5 * half))) * spindle[None, :]).astype(np.float32)
+    under = _pushed(ground, None, -0.7 * half * np.tanh(across / half) * near)
     under = under + body[:, :, None] * (_smeared(ground, rng) - under) * np.float32(rng.uniform(0.5, 1.0))
-    tone = 0.7 * _tone(ground, rng, dark=0.45)
     shade = line.cover(ground.softness, 0.7, float(rng.choice([-1, 1]) * (half + 1)))
-    tones = tone * (body - rng.uniform(0.2, 0.8) * shade)
-    return _lay(ground, np.maximum(near, np.maximum(body, shade)).astype(np.float32), under, tones,
-                _tint(ground, rng))  # fmt: skip
+    tones = 0.7 * _tone(ground, rng, dark=0.45) * (body - rng.uniform(0.2, 0.8) * shade)
+    return _lay(ground, np.maximum(near, np.maximum(body, shade)), under, tones, _tint(ground, rng))
 
 
 def _nep(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A knot or nep: a spot of a few pixels, blurred and shaded, often stretched along its yarn."""
-    at = _place(rng, ground.shape)
+    at = ground.at
     radius = 0.5 * ground.size
     stretch = rng.uniform(1.0, 1.9)
-    body = _blob(ground.shape, rng, radius * stretch, radius / stretch, at=at, edge=max(1.2, 0.6 * radius))
+    body = blob(ground.shape, rng, radius * stretch, radius / stretch, at=at, edge=max(1.2, 0.6 * radius))
     cover = cv2.GaussianBlur(body, (0, 0), ground.softness)
     lit = rng.normal(0, 0.7, 2) * radius
     shade = np.roll(cover, (round(lit[0]), round(lit[1])), (0, 1))
     tone = _tone(ground, rng, dark=0.75)
-    core = 0.8 + 0.3 * _cloud(rng, ground.shape, max(2.0, 0.7 * radius))
+    core = 0.8 + 0.3 * cloud(rng, ground.shape, max(2.0, 0.7 * radius))
     tones = tone * (cover * core - rng.uniform(0.0, 0.6) * shade)
     halo = np.maximum(cover, 0.8 * shade)
     out = _lay(ground, halo, _smeared(ground, rng), tones, _tint(ground, rng))
     if rng.random() < 0.35:  # the tails of a knot
-        out = _hairs(ground, rng, out, at, radius, tone)
+        out = _hairs(ground, rng, out, radius=radius, tone=tone)
     return out
 
 
-def _hairs(
-    ground: _Ground, rng: np.random.Generator, out: Plane, at: tuple[float, float], radius: float, tone: float
-) -> Plane:
+def _hairs(ground: _Ground, rng: np.random.Generator, out: Plane, *, radius: float, tone: float) -> Plane:
     """Fibres that stand out of a spot."""
     tint = _tint(ground, rng)
     for _ in range(int(rng.integers(1, 4))):
         reach = radius * rng.uniform(1.2, 3.0) + 2
         turn = rng.uniform(0, 2 * math.pi) + np.cumsum(rng.normal(0, 0.35, 7))
         steps = np.stack([np.cos(turn), np.sin(turn)], 1) * (reach / 7)
-        points = np.cumsum(np.vstack([np.array(at[::-1])[None, :], steps]), 0).astype(np.float32)
-        hair = _thread(ground.shape, points, np.full(8, rng.uniform(0.6, 1.3), np.float32), ground.softness)
+        points = np.cumsum(np.vstack([np.array(ground.at[::-1])[None, :], steps]), 0).astype(np.float32)
+        hair = thread(ground.shape, points, np.full(8, rng.uniform(0.6, 1.3), np.float32), ground.softness)
         out = out + (0.7 * tone * hair)[:, :, None] * tint
     return out
 
 
 def _fuzz(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A fuzzy ball: loose fibres that veil the weave, ragged and cloudy."""
-    at = _place(rng, ground.shape)
+    at = ground.at
     radius = 0.5 * ground.size
     stretch = rng.uniform(1.0, 1.8)
-    body = _blob(ground.shape, rng, radius * stretch, radius / stretch**0.5, at=at, rough=0.35, edge=radius * 0.7,
-                 tilt=0.8)  # fmt: skip
-    wool = np.clip(0.65 + 0.45 * _cloud(rng, ground.shape, max(2.5, 0.35 * radius)), 0.0, 1.3)
+    long, short = radius * stretch, radius / stretch**0.5
+    body = blob(ground.shape, rng, long, short, at=at, rough=0.35, edge=radius * 0.7, tilt=0.8)
+    wool = np.clip(0.65 + 0.45 * cloud(rng, ground.shape, max(2.5, 0.35 * radius)), 0.0, 1.3)
     cover = np.clip(cv2.GaussianBlur(body * wool, (0, 0), ground.softness), 0.0, 1.0)
     tone = 0.8 * _tone(ground, rng, dark=0.45)
     out = _lay(ground, cover, _smeared(ground, rng), tone, _tint(ground, rng))
-    return _hairs(ground, rng, out, at, radius, 0.6 * tone) if rng.random() < 0.6 else out
+    return _hairs(ground, rng, out, radius=radius, tone=0.6 * tone) if rng.random() < 0.6 else out
 
 
 def _balls(ground: _Ground, rng: np.random.Generator) -> Plane:
     """Warp balls: loose fibre rolled along a yarn, a chain of veiled swellings on a frayed line."""
     width = ground.shape[1]
     line = _line(ground, rng, rng.uniform(1.5, 3.5), stray=1.5)
-    swell = np.square(np.clip(_wander(rng, width, 5), 0, None)) * rng.uniform(1.5, 4.0)
+    swell = np.square(np.clip(wander(rng, width, 5), 0, 1.5)) * rng.uniform(1.5, 4.0)
     line = _Line(line.across, (line.half + swell).astype(np.float32), line.present)
-    wool = np.clip(0.7 + 0.4 * _cloud(rng, ground.shape, 3.5), 0.0, 1.2)
+    wool = np.clip(0.7 + 0.4 * cloud(rng, ground.shape, 3.5), 0.0, 1.2)
     cover = np.clip(line.cover(1.5 * ground.softness) * wool, 0.0, 1.0)
-    tone = 0.7 * _tone(ground, rng, dark=0.4)
-    tones = tone * (0.7 + 0.5 * _cloud(rng, ground.shape, 7.0))
+    tone = 0.5 * _tone(ground, rng, dark=0.4)
+    tones = tone * np.clip(0.8 + 0.4 * cloud(rng, ground.shape, 7.0), 0.2, 1.5)
     return _lay(ground, cover, _smeared(ground, rng), tones, _tint(ground, rng))
 
 
 def _hole(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A hole: the ground behind the cloth, a torn and fuzzy rim, yarns that still cross it."""
-    at = _place(rng, ground.shape)
+    at = ground.at
     radius = 0.5 * ground.size
     stretch = rng.uniform(1.0, 2.2)
     return _torn(ground, rng, at, (radius * stretch, radius / stretch**0.5))
 
 
-def _torn(ground: _Ground, rng: np.random.Generator, at: tuple[float, float], radii: tuple[float, float]) -> Plane:
+def _torn(
+    ground: _Ground,
+    rng: np.random.Generator,
+    at: tuple[float, float],
+    radii: tuple[float, float],
+    tilt: float = 0.6,
+) -> Plane:
+    """The cloth with a torn opening at `at` (y, x)."""
     long, short = radii
-    angle_free = 0.6
-    body = _blob(ground.shape, rng, long, short, at=at, rough=0.3, edge=1.0, tilt=angle_free)
+    body = blob(ground.shape, rng, long, short, at=at, rough=0.3, edge=1.0, tilt=tilt)
     rim = cv2.GaussianBlur(body, (0, 0), max(1.2, 0.25 * short))
     rim = 4 * rim * (1 - rim)
     # yarns crossing: the weave's dark and light decide where the hole's edge frays
-    fray = 0.5 * _cloud(rng, ground.shape, max(2.0, 0.5 * ground.across)) * rim
+    fray = 0.5 * cloud(rng, ground.shape, max(2.0, 0.5 * ground.across)) * rim
     cover = np.clip(cv2.GaussianBlur(np.clip(body + fray, 0, 1), (0, 0), 0.7 * ground.softness), 0, 1)
-    level = ground.pixels[::4, ::4].mean(axis=(0, 1))
+    level: Plane = ground.pixels[::4, ::4].mean(axis=(0, 1))
     lightest = 255 - level.mean()
-    behind = level * rng.uniform(0.1, 0.55) if rng.random() < 0.75 else level + lightest * rng.uniform(0.3, 0.8)
-    floor = behind[None, None, :] + 0.15 * ground.contrast * _cloud(rng, ground.shape, 9.0)[:, :, None]
+    behind = (
+        level * rng.uniform(0.1, 0.55) if rng.random() < 0.75 else level + lightest * rng.uniform(0.3, 0.8)
+    )
+    floor = behind[None, None, :] + 0.15 * ground.contrast * cloud(rng, ground.shape, 9.0)[:, :, None]
     floor = floor + np.float32(rng.uniform(0.2, 0.6)) * _grain(ground, rng)
     dark_is_far = np.float32(np.sign(float(level.mean() - behind.mean())) or 1.0)
     pale = np.float32(rng.uniform(0.0, 0.8) * ground.contrast) * dark_is_far
-    out = ground.pixels + (pale * rim)[:, :, None]
+    out: Plane = ground.pixels + (pale * rim)[:, :, None]
     out = out + cover[:, :, None] * (floor - out)
     for _ in range(int(rng.integers(0, 4)) if short > 4 else 0):
         y, x = at[0] + rng.uniform(-0.7, 0.7) * short, at[1]
-        points = np.stack([np.linspace(x - 1.2 * long, x + 1.2 * long, 12), y + 1.5 * _wander(rng, 12)], 1)
-        widths = np.full(12, rng.uniform(0.8, 0.6 * ground.across + 0.9), np.float32)
-        yarn = _thread(ground.shape, points.astype(np.float32), widths, ground.softness) * cover
+        points = np.stack([np.linspace(x - 1.2 * long, x + 1.2 * long, 12), y + 1.5 * wander(rng, 12)], 1)
+        widths = np.full(12, rng.uniform(0.8, 0.4 * ground.yarn + 0.9), np.float32)
+        yarn = thread(ground.shape, points.astype(np.float32), widths, ground.softness) * cover
         out = out + yarn[:, :, None] * (ground.pixels - out)
     return out
 
 
 def _cut(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A cut selvedge: torn in from the border along the weft, running out in a loosened pick."""
-    height, width = ground.shape
-    left = rng.random() < 0.5
-    y0 = float(rng.uniform(8, height - 8))
-    depth = min(0.4 * ground.size, 0.4 * width)
-    notch = _torn(ground, rng, (y0, 0.0 if left else float(width)), (depth, max(1.5, rng.uniform(0.05, 0.3) * depth)))
-    loosened = _Ground(notch, ground.contrast, ground.softness, ground.along, ground.across, ground.strength,
-                       ground.size)  # fmt: skip
-    x = np.arange(width, dtype=np.float32)
-    path = y0 + rng.normal(0, 0.06) * (x if left else width - x) + 0.8 * _wander(rng, width, 3)
-    across = np.arange(height, dtype=np.float32)[:, None] - path.astype(np.float32)[None, :]
-    present = np.clip((ground.size - (x if left else width - x)) / max(4.0, 0.2 * ground.size), 0, 1)
-    half = np.full(width, 0.5 * float(np.clip(0.8 * ground.across, 1.6, 5.0)), np.float32)
-    line = _Line(across, half, present.astype(np.float32))
-    return _lay(loosened, line.cover(ground.softness), _smeared(ground, rng), 0.6 * _tone(ground, rng, 0.8),
-                _tint(ground, rng))  # fmt: skip
+    width = ground.shape[1]
+    left = ground.at[1] < width / 2
+    edge = (ground.at[0], 0.0 if left else float(width))
+    line = _line(
+        replace(ground, at=edge, size=2 * ground.size), rng, float(np.clip(0.8 * ground.yarn, 1.6, 5.0))
+    )
+    under = _smeared(ground, rng)
+    cover = line.cover(ground.softness)
+    loosened = _lay(ground, cover, under, 0.5 * _tone(ground, rng, 0.8) * cover, _tint(ground, rng))
+    depth = min(rng.uniform(0.1, 0.5) * ground.size, 0.4 * width)
+    torn = (depth, float(np.clip(rng.uniform(0.05, 0.25) * depth, 1.5, 8.0)))
+    return _torn(replace(ground, pixels=loosened), rng, edge, torn, tilt=0.08)
 
 
 def _oil(ground: _Ground, rng: np.random.Generator) -> Plane:
@@ -528,13 +487,13 @@ def _oil(ground: _Ground, rng: np.random.Generator) -> Plane:
     radius = 0.5 * ground.size
     long, short = (radius * rng.uniform(1.0, 2.2), radius * rng.uniform(0.4, 1.0))
     edge = max(1.5, rng.uniform(0.3, 1.2) * short)
-    at = _place(rng, ground.shape)
-    wet = _blob(ground.shape, rng, long, short, at=at, edge=edge, tilt=0.5)
+    at = ground.at
+    wet = blob(ground.shape, rng, long, short, at=at, edge=edge, tilt=0.5)
     for _ in range(int(rng.integers(0, 4))):
         drop = (at[0] + rng.normal(0, 1.5) * short, at[1] + rng.normal(0, 1.5) * long)
         small = rng.uniform(0.15, 0.4) * short
-        wet = np.maximum(wet, _blob(ground.shape, rng, small * 1.3, small, at=drop, edge=1.5))
-    wet = wet * np.clip(0.85 + 0.25 * _cloud(rng, ground.shape, max(3.0, 0.5 * radius)), 0, 1.2)
+        wet = np.maximum(wet, blob(ground.shape, rng, small * 1.3, small, at=drop, edge=1.5))
+    wet = wet * np.clip(0.85 + 0.25 * cloud(rng, ground.shape, max(3.0, 0.5 * radius)), 0, 1.2)
     # yarns on top soak up more than the valleys do, or less
     relief = (ground.pixels.mean(axis=2) - ground.pixels.mean()) / (3 * ground.contrast)
     wet = wet * np.clip(1 + rng.uniform(-0.5, 0.5) * relief, 0.4, 1.6)
@@ -543,23 +502,26 @@ def _oil(ground: _Ground, rng: np.random.Generator) -> Plane:
     depth = np.float32(min(0.75, 0.6 * ground.strength * ground.contrast / level))
     tint = _tint(ground, rng, 0.05) + (np.array([-0.2, 0.0, 0.25], np.float32) * rng.random()
                                        if ground.pixels.shape[2] == 3 else np.float32(0))  # fmt: skip
-    return ground.pixels * (1 - np.clip(depth * wet[:, :, None] * tint, 0.0, 0.95)).astype(np.float32)
+    dark: Plane = np.clip(depth * wet[:, :, None] * tint, 0.0, 0.95)
+    wetted: Plane = ground.pixels * (1 - dark)
+    return wetted
 
 
 def _colour(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A spot of another colour: fibre dyed otherwise or a splash; the weave shows through."""
     radius = 0.5 * ground.size
-    at = _place(rng, ground.shape)
-    spot = _blob(ground.shape, rng, radius * rng.uniform(1.0, 1.8), radius, at=at, rough=0.3,
+    at = ground.at
+    spot = blob(ground.shape, rng, radius * rng.uniform(1.0, 1.8), radius, at=at, rough=0.3,
                  edge=max(1.0, rng.uniform(0.2, 0.8) * radius), tilt=1.5)  # fmt: skip
     spot = cv2.GaussianBlur(spot, (0, 0), ground.softness) * np.float32(rng.uniform(0.6, 1.0))
     channels = ground.pixels.shape[2]
-    pull = rng.normal(0.0, 1.0, channels).astype(np.float32)
+    pull = rng.standard_normal((channels,), dtype=np.float32)
     pull *= np.float32(ground.strength * ground.contrast / max(0.3, float(np.abs(pull).max())))
     if float(ground.pixels[::4, ::4].mean()) + float(pull.mean()) > 240:
         pull = -np.abs(pull)
     dye = (ground.pixels / (ground.pixels[::4, ::4].mean() + 1.0)).clip(0.4, 1.6)
-    return ground.pixels + spot[:, :, None] * dye * pull
+    stained: Plane = ground.pixels + spot[:, :, None] * dye * pull
+    return stained
 
 
 def _foreign(ground: _Ground, rng: np.random.Generator) -> Plane:
@@ -569,9 +531,9 @@ def _foreign(ground: _Ground, rng: np.random.Generator) -> Plane:
     turn = rng.uniform(0, 2 * math.pi) + np.cumsum(bend)
     steps = np.stack([np.cos(turn), np.sin(turn)], 1) * (ground.size / n)
     points = np.cumsum(steps, 0)
-    points += np.array(_place(rng, ground.shape)[::-1]) - points.mean(0)
-    widths = rng.uniform(0.8, 2.6) * np.clip(1 + 0.3 * _wander(rng, n), 0.4, 1.8)
-    cover = _thread(ground.shape, points.astype(np.float32), widths.astype(np.float32), ground.softness)
+    points += np.array(ground.at[::-1]) - points.mean(0)
+    widths = rng.uniform(0.8, 2.6) * np.clip(1 + 0.3 * wander(rng, n), 0.4, 1.8)
+    cover = thread(ground.shape, points.astype(np.float32), widths.astype(np.float32), ground.softness)
     if rng.random() < 0.4:  # spun in: the yarns on top hide it here and there
         relief = (ground.pixels.mean(axis=2) - ground.pixels.mean()) / ground.contrast
         cover = cover * np.clip(0.7 + rng.choice([-0.6, 0.6]) * relief, 0.1, 1.0)
@@ -584,39 +546,44 @@ def _foreign(ground: _Ground, rng: np.random.Generator) -> Plane:
 def _crease(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A crease: a soft fold, light on one flank and dark on the other, the weave drawn a little aslant."""
     height, width = ground.shape
-    y0, x0 = _place(rng, ground.shape)
+    y0, x0 = ground.at
     x = np.arange(width, dtype=np.float32)
     slope = rng.normal(0, 0.25)
-    path = y0 + slope * (x - x0) + rng.uniform(0, 4) * _wander(rng, width, 3)
-    across = (np.arange(height, dtype=np.float32)[:, None] - path[None, :].astype(np.float32)) / np.hypot(1, slope)
-    wide = np.float32(_between(rng, 2.0, 9.0))
+    path = y0 + slope * (x - x0) + rng.uniform(0, 4) * wander(rng, width, 3)
+    across = np.arange(height, dtype=np.float32)[:, None] - path[None, :].astype(np.float32)
+    across /= np.float32(np.hypot(1, slope))
+    wide = np.float32(between(rng, 2.0, 9.0))
     there = np.clip((0.5 * ground.size - np.abs(x - x0)) / (0.25 * ground.size) + 0.3, 0, 1)[None, :]
-    there = there * np.clip(0.85 + 0.3 * _wander(rng, width, 4), 0.2, 1.4)
+    there = there * np.clip(0.85 + 0.3 * wander(rng, width, 4), 0.2, 1.4)
     u = across / wide
     ridge = np.exp(-u * u)
     flank = (1.6 * u * ridge).astype(np.float32)
     mix = rng.uniform(-1, 1)
-    tone = 0.55 * _tone(ground, rng, 0.5) * there * (mix * ridge + (1 - abs(mix)) * flank)
+    tone: Plane = 0.55 * _tone(ground, rng, 0.5) * there * (mix * ridge + (1 - abs(mix)) * flank)
     field = rng.uniform(-0.35, 0.35) * wide * ridge * there
     moved = _pushed(ground, field.astype(np.float32), (0.5 * field).astype(np.float32))
-    return moved + tone.astype(np.float32)[:, :, None] * _tint(ground, rng)
+    folded: Plane = moved + tone.astype(np.float32)[:, :, None] * _tint(ground, rng)
+    return folded
 
 
 def _distorted(ground: _Ground, rng: np.random.Generator) -> Plane:
     """A weft crack or curl: picks pushed apart or curled along a strip, and its shading."""
     line = _line(ground, rng, 2.0, stray=2.0)
-    wide = np.float32(max(2.0, ground.across * rng.uniform(0.6, 1.6)))
+    wide = np.float32(ground.yarn * rng.uniform(0.6, 1.3))
     u = line.across / wide
     near = np.exp(-u * u) * line.present[None, :]
-    amount = np.float32(ground.across * rng.uniform(0.5, 1.2))
-    wave = _wander(rng, ground.shape[1], 6)[None, :]
+    wave = wander(rng, ground.shape[1], 5)[None, :]
     if rng.random() < 0.5:  # pushed apart: a slit
-        dy, dx = -amount * np.tanh(1.5 * u) * near, 0.5 * amount * wave * near
+        dy, dx = -rng.uniform(0.3, 0.6) * wide * np.tanh(1.3 * u) * near, 0.2 * wide * wave * near
     else:  # curled: the picks run up and down
-        dy, dx = amount * wave * near, amount * np.roll(wave, 9, 1) * near
+        amount = rng.uniform(0.3, 0.8) * wide
+        dy, dx = amount * wave * near, 0.5 * amount * np.roll(wave, 9, 1) * near
     moved = _pushed(ground, dx.astype(np.float32), dy.astype(np.float32))
-    tones = 0.6 * _tone(ground, rng, 0.7) * (near * near) * (0.7 + 0.5 * wave)
-    return moved + tones.astype(np.float32)[:, :, None] * _tint(ground, rng)
+    slit = np.exp(-np.square(2 * u)) * line.present[None, :]
+    tones: Plane = 0.5 * _tone(ground, rng, 0.7) * slit * (0.7 + 0.5 * wave)
+    return _lay(
+        replace(ground, pixels=moved), np.ones(ground.shape, np.float32), moved, tones, _tint(ground, rng)
+    )
 
 
 def _snarl(ground: _Ground, rng: np.random.Generator) -> Plane:
@@ -625,42 +592,49 @@ def _snarl(ground: _Ground, rng: np.random.Generator) -> Plane:
     turn = rng.uniform(0, 6.28) + np.linspace(0, rng.uniform(3.5, 8.5), n) * rng.choice([-1, 1])
     steps = np.stack([np.cos(turn), 0.7 * np.sin(turn)], 1) * (2.2 * ground.size / n)
     points = np.cumsum(steps + np.array([rng.normal(0, 0.15), 0]), 0)
-    points += np.array(_place(rng, ground.shape)[::-1]) - points.mean(0)
-    width = float(np.clip(0.6 * ground.across, 1.3, 4.0))
+    points += np.array(ground.at[::-1]) - points.mean(0)
+    width = float(np.clip(0.5 * ground.yarn, 1.2, 3.0))
     widths = np.full(n, width, np.float32)
-    yarn = _thread(ground.shape, points.astype(np.float32), widths, ground.softness)
+    yarn = thread(ground.shape, points.astype(np.float32), widths, ground.softness)
     drop = np.array([rng.normal(0, 1), rng.uniform(0.5, 1.0)]) * width
-    shade = _thread(ground.shape, (points + drop).astype(np.float32), widths, 1.8 * ground.softness)
+    shade = thread(ground.shape, (points + drop).astype(np.float32), widths, 1.8 * ground.softness)
     tone = 0.8 * abs(_tone(ground, rng))
     tones = tone * (yarn - 0.8 * shade * (1 - yarn))
     return _lay(ground, np.maximum(yarn, shade), _smeared(ground, rng), tones, _tint(ground, rng))
 
 
 _Draw = Callable[[_Ground, np.random.Generator], Plane]
-_KINDS: dict[str, tuple[_Draw, Literal["weft", "warp", "any"], tuple[float, float]]] = {
-    # how it is drawn, the way its yarn runs, its size in pixels
-    "broken end": (_lost_yarn, "warp", (16, 180)),
-    "missing end": (_lost_yarn, "warp", (90, 400)),
-    "double end": (_double_yarn, "warp", (40, 300)),
-    "broken pick": (_lost_yarn, "weft", (16, 180)),
-    "missing pick": (_lost_yarn, "weft", (90, 400)),
-    "double pick": (_double_yarn, "weft", (40, 300)),
-    "broken yarn": (_lost_yarn, "any", (8, 40)),
-    "float": (_float, "any", (10, 90)),
-    "slub": (_slub, "any", (8, 50)),
-    "snarl": (_snarl, "any", (5, 14)),
-    "weft crack": (_distorted, "weft", (20, 160)),
-    "weft curling": (_distorted, "weft", (60, 300)),
-    "warp ball": (_balls, "warp", (25, 150)),
-    "knot": (_nep, "any", (4, 12)),
-    "nep": (_nep, "any", (3, 9)),
-    "fuzzy ball": (_fuzz, "any", (6, 24)),
-    "hole": (_hole, "any", (5, 32)),
-    "oil stain": (_oil, "any", (6, 48)),
-    "colour spot": (_colour, "any", (4, 20)),
-    "contamination": (_foreign, "any", (12, 90)),
-    "crease": (_crease, "any", (60, 300)),
-    "selvedge cut": (_cut, "weft", (20, 110)),
+_Reach = tuple[tuple[float, float], tuple[float, float]]
+# how far from its middle a defect can change the cloth, down and along: (share of its size, pixels)
+_LINE: _Reach = ((0.12, 28), (0.9, 24))
+_WIDE: _Reach = ((0.4, 36), (0.9, 24))
+_SPOT: _Reach = ((2.2, 14), (2.2, 14))
+_TWIST: _Reach = ((1.3, 10), (1.3, 10))
+_BORDER: _Reach = ((0.2, 36), (0.0, 4096))
+_KINDS: dict[str, tuple[_Draw, Literal["weft", "warp", "any"], _Reach, tuple[float, float]]] = {
+    # how it is drawn, the way its yarn runs, how far it reaches, its size in pixels
+    "broken end": (_lost_yarn, "warp", _LINE, (16, 180)),
+    "missing end": (_lost_yarn, "warp", _LINE, (90, 400)),
+    "double end": (_double_yarn, "warp", _LINE, (40, 300)),
+    "broken pick": (_lost_yarn, "weft", _LINE, (16, 180)),
+    "missing pick": (_lost_yarn, "weft", _LINE, (90, 400)),
+    "double pick": (_double_yarn, "weft", _LINE, (40, 300)),
+    "broken yarn": (_lost_yarn, "any", _LINE, (8, 40)),
+    "float": (_float, "any", _LINE, (10, 90)),
+    "slub": (_slub, "any", _LINE, (8, 50)),
+    "snarl": (_snarl, "any", _SPOT, (5, 14)),
+    "weft crack": (_distorted, "weft", _LINE, (20, 160)),
+    "weft curling": (_distorted, "weft", _LINE, (60, 300)),
+    "warp ball": (_balls, "warp", _LINE, (25, 150)),
+    "knot": (_nep, "any", _SPOT, (4, 12)),
+    "nep": (_nep, "any", _SPOT, (3, 9)),
+    "fuzzy ball": (_fuzz, "any", _SPOT, (6, 24)),
+    "hole": (_hole, "any", _SPOT, (5, 32)),
+    "oil stain": (_oil, "any", _SPOT, (6, 48)),
+    "colour spot": (_colour, "any", _SPOT, (4, 20)),
+    "contamination": (_foreign, "any", _TWIST, (12, 90)),
+    "crease": (_crease, "any", _WIDE, (60, 300)),
+    "selvedge cut": (_cut, "weft", _BORDER, (20, 110)),
 }
 DRAWN_KINDS: tuple[str, ...] = tuple(_KINDS)
 """The defects that :func:`draw_defect` can draw, by their names in `DEFECT_TYPES`."""
