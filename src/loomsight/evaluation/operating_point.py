@@ -1,0 +1,253 @@
+"""The threshold, from good cloth alone: as low as a promised rate of false alarms allows.
+
+Every region on good cloth is a false alarm. As the threshold falls, a first alarm appears at b₁, a second
+at b₂, and so on; :func:`alarm_thresholds` finds these for one score map, and they are pooled over all. Let
+K be the number of alarms that the promise allows in the area seen.
+
+* **K ≥ 1: counted.** The threshold is just above b_⌊K⌋. If alarms come independently, new cloth of the
+  same area brings ⌊K⌋ of them above b_⌊K⌋ on average, although the cloth seen shows only ⌊K⌋ − 1.
+  (The obvious choice, just above b_⌊K⌋₊₁, shows ⌊K⌋ and brings ⌊K⌋ + 1.)
+* **K < 1: extrapolated.** The area is too small to show the promise. The logits of the highest m ≤ 20
+  alarms are taken as an exponential tail above the lowest of them (Hill, *Annals of Statistics* 3, 1975),
+  its scale raised by one standard error: t = b_m + β(1 + 1/√(m−1))·ln(m/K), and never below b₁. With
+  fewer than five alarms β is at least 1, the tail of a logistic distribution.
+
+Alarms in clusters, or cloth that differs from what was seen, break the promise; more good cloth helps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loomsight.errors import DatasetError
+from loomsight.fabric.types import ScoreMap
+
+TAIL = 20
+"""At most this many of the highest alarms describe the tail."""
+LOWEST = 1 / 65535
+"""No threshold is lower: it is the lowest score that a 16-bit map shows."""
+
+_FEW = 5
+_SWEEP = 100_000  # pixels of a map that are looked at, the highest first
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRate:
+    """A promise: at most so many false alarms per piece of cloth.
+
+    Attributes:
+        value: false alarms per unit, above 0.
+        unit: ``"megapixel"`` or ``"100 m"``.
+        megapixels: the size of one unit.
+    """
+
+    value: float
+    unit: str
+    megapixels: float
+
+    def __post_init__(self) -> None:
+        if not (self.value > 0 and self.megapixels > 0):
+            raise ValueError(f"a rate needs positive numbers, got {self.value} per {self.megapixels} Mpx")
+
+    @classmethod
+    def per_megapixel(cls, value: float) -> Self:
+        """So many a million pixels: when the scale is unknown."""
+        return cls(value, "megapixel", 1.0)
+
+    @classmethod
+    def per_100_m(cls, value: float, *, mm_per_pixel: float, web_width_mm: float) -> Self:
+        """So many per 100 m of a web of this width."""
+        return cls(value, "100 m", 100_000 * web_width_mm / mm_per_pixel**2 / 1e6)
+
+    def allowed(self, megapixels: float) -> float:
+        """How many alarms an area may have."""
+        return self.value * megapixels / self.megapixels
+
+    def __str__(self) -> str:
+        return f"{self.value:g} false alarms per {self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold and what it promises.
+
+    Attributes:
+        threshold: the lowest score that is an alarm, in (0, 1].
+        promised: false alarms per ``unit``.
+        unit: ``"megapixel"`` or ``"100 m"``.
+        megapixels_seen: good cloth that the threshold rests on.
+        alarms_allowed: what the promise allows in that area.
+        alarms_seen: what the threshold gives in it. More than allowed only when so many good pixels have
+            the highest score, 1, that no threshold keeps the promise.
+        extrapolated: the area was too small to show the promise, see the module.
+        min_area, merge_gap: of the regions counted; the threshold holds for these only.
+    """
+
+    threshold: float
+    promised: float
+    unit: str
+    megapixels_seen: float
+    alarms_allowed: float
+    alarms_seen: int
+    extrapolated: bool
+    min_area: int
+    merge_gap: int
+
+
+def set_operating_point(
+    good: Iterable[ScoreMap], rate: AlarmRate, *, min_area: int = 1, merge_gap: int = 0
+) -> OperatingPoint:
+    """Find the lowest threshold that keeps the promise on good cloth.
+
+    Args:
+        good: score maps of good cloth, best of pictures the network did not learn from; read once.
+        rate: the promise.
+        min_area, merge_gap: as :func:`loomsight.fabric.regions.find_regions` will use them.
+
+    Raises:
+        DatasetError: there is no map.
+    """
+    alarms: list[float] = []
+    megapixels, floor = 0.0, LOWEST
+    for score in good:
+        megapixels += score.size / 1e6
+        most = max(TAIL, math.floor(rate.allowed(megapixels)) + 1)
+        found, lowest = alarm_thresholds(score, most=most, min_area=min_area, merge_gap=merge_gap)
+        alarms.extend(found)
+        floor = max(floor, lowest)
+    if not megapixels:
+        raise DatasetError("no good cloth to set the operating point on", do="hold back a good picture")
+    alarms.sort(reverse=True)
+    allowed = rate.allowed(megapixels)
+    nth = math.floor(allowed)
+    if nth >= 1:
+        threshold = _just_above(alarms[nth - 1]) if nth <= len(alarms) else LOWEST
+    else:
+        threshold = _extrapolated(alarms[:TAIL], allowed)
+    threshold = min(max(threshold, floor), 1.0)
+    return OperatingPoint(
+        threshold=threshold,
+        promised=rate.value,
+        unit=rate.unit,
+        megapixels_seen=megapixels,
+        alarms_allowed=allowed,
+        alarms_seen=sum(alarm >= threshold for alarm in alarms),
+        extrapolated=nth < 1,
+        min_area=min_area,
+        merge_gap=merge_gap,
+    )
+
+
+def alarm_thresholds(
+    score: ScoreMap, *, most: int, min_area: int = 1, merge_gap: int = 0
+) -> tuple[Float[NDArray[np.float32], " n"], float]:
+    """The thresholds at which a map first shows one region, two, three, … as the threshold falls.
+
+    Exact: the pixels enter from the highest down and join their neighbours (a union-find, as in the
+    component tree of Najman & Couprie, 2006). Regions that join later still count as two from then on, so
+    the number never falls with the threshold.
+
+    Args:
+        score: float32 HW in [0, 1].
+        most: stop after so many regions.
+        min_area, merge_gap: as :func:`loomsight.fabric.regions.find_regions`.
+
+    Returns:
+        at most ``most`` thresholds, falling; and the score down to which the map was swept, below which
+        there may be more. The sweep ends after ``most`` regions or the highest 100,000 pixels.
+    """
+    reach = merge_gap + 1
+    padded = np.pad(score, reach).ravel()  # the margin keeps a row's end from touching the next row
+    flat = score.ravel()
+    last = np.partition(flat, flat.size - _SWEEP)[flat.size - _SWEEP] if flat.size > _SWEEP else 0
+    pixels = np.flatnonzero((padded >= last) & (padded > 0))
+    order = pixels[np.argsort(-padded[pixels], kind="stable")]
+    values = padded[order]
+    width = score.shape[1] + 2 * reach
+    around = [
+        dy * width + dx
+        for dy in range(-reach, reach + 1)
+        for dx in range(-reach, reach + 1)
+        if (dy, dx) != (0, 0)
+    ]
+    # Equal scores enter together: a group ends where the score changes.
+    ends = np.flatnonzero(np.diff(values, append=-1)) + 1
+    parts = _Parts(around, min_area)
+    found: list[np.float32] = []
+    start = 0
+    for end in ends.tolist():
+        for pixel in order[start:end].tolist():
+            parts.enter(pixel)
+        found.extend([values[start]] * min(parts.large - len(found), most - len(found)))
+        if len(found) >= most:
+            return np.array(found, np.float32), float(values[start])
+        start = end
+    return np.array(found, np.float32), float(last)
+
+
+class _Parts:
+    """Connected parts of a growing set of pixels."""
+
+    def __init__(self, around: list[int], min_area: int) -> None:
+        self._around, self._min_area = around, max(min_area, 1)
+        self._parent: dict[int, int] = {}
+        self._area: dict[int, int] = {}
+        self.large = 0
+        """How many parts have the least area."""
+
+    def enter(self, pixel: int) -> None:
+        parent, area, least = self._parent, self._area, self._min_area
+        parent[pixel], area[pixel] = pixel, 1
+        self.large += least == 1
+        for step in self._around:
+            if pixel + step not in parent:
+                continue
+            here, there = self._root(pixel), self._root(pixel + step)
+            if here == there:
+                continue
+            if area[here] < area[there]:
+                here, there = there, here
+            self.large -= (area[here] >= least) + (area[there] >= least)
+            parent[there] = here
+            area[here] += area.pop(there)
+            self.large += area[here] >= least
+
+    def _root(self, pixel: int) -> int:
+        parent = self._parent
+        while parent[pixel] != pixel:
+            parent[pixel] = parent[parent[pixel]]
+            pixel = parent[pixel]
+        return pixel
+
+
+def _extrapolated(alarms: list[float], allowed: float) -> float:
+    """The threshold above which ``allowed`` < 1 alarms are expected, from the highest alarms seen."""
+    if not alarms:
+        return LOWEST
+    logits = [_logit(alarm) for alarm in alarms]
+    count = len(logits)
+    scale = 1.0
+    if count > 1:
+        scale = sum(logit - logits[-1] for logit in logits[:-1]) / (count - 1)
+        scale *= 1 + 1 / math.sqrt(count - 1)
+    if count < _FEW:
+        scale = max(scale, 1.0)
+    logit = logits[-1] + scale * math.log(count / allowed)
+    return max(_just_above(alarms[0]), 1 / (1 + math.exp(-logit)))
+
+
+def _logit(score: float) -> float:
+    # Float32 has no score between 1 − 2⁻²⁴ and 1, so 1 counts as half a step below itself.
+    distance = max(1 - score, 2.0**-25)
+    return math.log(max(score, 2.0**-40) / distance)
+
+
+def _just_above(score: float) -> float:
+    return float(np.nextafter(np.float32(score), np.float32(2)))
