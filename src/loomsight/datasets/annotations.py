@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
+from PIL import Image, UnidentifiedImageError
+
 from loomsight.errors import DatasetError, ImageError, LoomsightError
+from loomsight.fabric.images import FORMATS, SUFFIXES
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""What counts as a picture in a folder."""
 
 _SMALL = 4_000_000  # bytes: no data.yaml or VOC file comes near
 _DEPTH = 50
@@ -44,6 +46,7 @@ class Tree:
 
     root: Path
     report: Callable[[LoomsightError], None]
+    notes: dict[Path, dict[Path, Any]] = field(default_factory=dict)
     _listed: dict[Path, list[Path]] = field(default_factory=dict)
 
     def pictures(self, folder: Path) -> list[Path]:
@@ -191,14 +194,12 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: the file is no picture or its header is damaged.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP")) as header:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as header:
             width, height = header.size
             turned = header.getexif().get(0x0112, 1) >= 5  # EXIF orientation: 5 to 8 lie on their side
     except UnidentifiedImageError as error:
         raise ImageError("cannot read the picture", where=path, why="it is no picture") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise ImageError("cannot read the picture", where=path, why=str(error) or "it is damaged") from error
     return (width, height) if turned else (height, width)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loomsight.datasets.annotations import (
-    SUFFIXES,
     Tree,
     inside,
     malformed,
@@ -26,6 +25,7 @@ from loomsight.datasets.annotations import (
 from loomsight.datasets.items import Item, defect_type, source_of
 from loomsight.datasets.outlines import Box, Outline, expand_runs
 from loomsight.errors import DatasetError, LoomsightError
+from loomsight.fabric.images import SUFFIXES
 from loomsight.fabric.types import UNKNOWN
 
 if TYPE_CHECKING:

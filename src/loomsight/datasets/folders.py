@@ -13,7 +13,7 @@ from typing import Any
 from loomsight.datasets.annotations import Tree, inside, malformed, number, read_json
 from loomsight.datasets.items import Item, aitex_name, defect_type, source_of
 from loomsight.datasets.outlines import Box
-from loomsight.errors import LoomsightError
+from loomsight.errors import DatasetError, LoomsightError
 from loomsight.fabric.types import UNKNOWN
 
 NOTES = "boxes_from_masks.json"
@@ -147,8 +147,6 @@ _MASK = re.compile(r"_mask\d*$")
 
 
 def _unnamed(path: Path) -> LoomsightError:
-    from loomsight.errors import DatasetError
-
     return DatasetError("not an AITEX file name", where=path, do="name it NNNN_DDD_FF")
 
 
@@ -165,7 +163,10 @@ def read_notes(folder: Path, tree: Tree) -> dict[Path, Note]:
     path = tree.beside(folder, NOTES)
     if path is None:
         return {}
+    if path in tree.notes:
+        return tree.notes[path]
     notes: dict[Path, Note] = {}
+    tree.notes[path] = notes
     try:
         values = read_json(path)
         if not isinstance(values, dict):

@@ -10,6 +10,7 @@ import numpy as np
 
 from loomsight.datasets.outlines import Box, Outline, masks_to_boxes, union
 from loomsight.errors import DatasetError
+from loomsight.fabric.images import read_image, read_mask
 from loomsight.fabric.types import DEFECT_TYPES, UNKNOWN, LabelledPicture, Mask
 
 ALIASES: dict[str, str] = {
@@ -128,8 +129,6 @@ class Item:
             ImageError: the picture or its mask cannot be read, or their sizes differ.
             DatasetError: an outline does not fit the picture.
         """
-        from loomsight.fabric.images import read_image
-
         image = read_image(self.path)
         shape = (image.shape[0], image.shape[1])
         mask = self.load_mask(shape)
@@ -143,8 +142,6 @@ class Item:
 
     def load_mask(self, shape: tuple[int, int]) -> Mask | None:
         """The mask of a picture of ``shape`` (height, width); None when its pixels are not labelled."""
-        from loomsight.fabric.images import read_mask
-
         if self.good:
             return np.zeros(shape, np.bool_)
         if self.mask is not None:
