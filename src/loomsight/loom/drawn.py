@@ -78,11 +78,11 @@ def draw_defect(
     if upright:
         good = good.transpose(1, 0, 2)
     pixels = np.ascontiguousarray(good, dtype=np.float32)
-    contrast, softness, repeat = _measure(pixels)
+    contrast, hum, softness, repeat = _measure(pixels)
     if period is not None:
         repeat = period[::-1] if upright else period
     limit = 1.2 * max(image.shape[:2])
-    strength = between(rng, 0.9, 4.0)
+    strength = between(rng, 1.2, 4.5)
     extent = min(limit, between(rng, *sizes)) if size is None else float(size)
     at = (float(rng.uniform(4, pixels.shape[0] - 4)), float(rng.uniform(4, pixels.shape[1] - 4)))
     rows, columns = (math.ceil(share * extent + margin) for share, margin in reach)
@@ -97,7 +97,7 @@ def draw_defect(
         ground = _Ground(part, contrast, softness, repeat[0], repeat[1], strength, extent, at)
         changed = np.clip(np.rint(draw(ground, rng)), 0, 255)
         seen = _visible(changed - part, contrast, softness)
-        if _stands_out(changed - part, seen, contrast):
+        if _stands_out(changed - part, seen, max(0.75 * contrast, 2.5 * hum)):
             break
         strength *= 1.6
     else:
@@ -116,17 +116,19 @@ def draw_defect(
 # --- the cloth's own measures --------------------------------------------------------------------
 
 
-def _measure(pixels: Plane) -> tuple[float, float, tuple[float, float]]:
-    """Contrast (grey levels), softness (pixels) and the repeat (along x, along y) of the cloth."""
+def _measure(pixels: Plane) -> tuple[float, float, float, tuple[float, float]]:
+    """Contrast and unevenness (grey levels), softness (pixels), repeat (along x, along y) of the cloth."""
     side = 128
     grey = pixels[:side, :side].mean(axis=2)
     texture = grey - cv2.blur(grey, (25, 25))
     contrast = max(4.0, float(texture.std()))
+    # what is left of the weave for an eye that does not resolve it: a small defect must exceed that
+    hum = float(cv2.GaussianBlur(texture, (0, 0), 1.5).std())
     slope = np.diff(texture, axis=1)
     bend = np.diff(slope, axis=1)
     # white noise blurred by sigma has var(f'') / var(f') = 3 / (2 sigma²)
     softness = math.sqrt(1.5 * (float(slope.var()) + 1e-6) / (float(bend.var()) + 1e-6))
-    return contrast, float(np.clip(softness, 0.5, 1.3)), (_repeat(texture), _repeat(texture.T))
+    return contrast, hum, float(np.clip(softness, 0.5, 1.3)), (_repeat(texture), _repeat(texture.T))
 
 
 def _repeat(texture: Plane) -> float:
@@ -145,7 +147,7 @@ def _visible(change: Plane, contrast: float, softness: float) -> Mask:
     amount = np.abs(change).max(axis=2)
     seen = cv2.GaussianBlur(amount, (0, 0), max(1.0, softness))
     peak = float(seen.max())
-    level = max(0.3 * peak, 0.3 * contrast, 1.5)
+    level = max(0.33 * peak, 0.3 * contrast, 1.5)
     mask = (seen > level).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _DISC)
     parts, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -157,13 +159,13 @@ def _visible(change: Plane, contrast: float, softness: float) -> Mask:
     return np.asarray(mask > 0)
 
 
-def _stands_out(change: Plane, seen: Mask, contrast: float) -> bool:
-    """Whether a defect would be noticed: by its extent or, when small, by its tone."""
+def _stands_out(change: Plane, seen: Mask, tone: float) -> bool:
+    """Whether a defect would be noticed: by its extent or, when small, by more than a change of `tone`."""
     area = int(np.count_nonzero(seen))
     if area >= 150:
         return True
-    tone = cv2.GaussianBlur(change.mean(axis=2), (0, 0), 1.5)
-    return area >= 8 and float(np.abs(tone).max()) > 0.55 * contrast
+    smooth = cv2.GaussianBlur(change.mean(axis=2), (0, 0), 1.5)
+    return area >= 8 and float(np.abs(smooth).max()) > tone
 
 
 _DISC = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
@@ -373,9 +375,9 @@ def _nep(ground: _Ground, rng: np.random.Generator) -> Plane:
     cover = cv2.GaussianBlur(body, (0, 0), ground.softness)
     lit = rng.normal(0, 0.7, 2) * radius
     shade = np.roll(cover, (round(lit[0]), round(lit[1])), (0, 1))
-    tone = _tone(ground, rng, dark=0.75)
-    core = 0.8 + 0.3 * cloud(rng, ground.shape, max(2.0, 0.7 * radius))
-    tones = tone * (cover * core - rng.uniform(0.0, 0.6) * shade)
+    tone = _tone(ground, rng, dark=0.85)
+    core = 0.9 + 0.2 * cloud(rng, ground.shape, max(2.0, 0.7 * radius))
+    tones = tone * (cover * core - rng.uniform(-0.4, 0.4) * shade)
     halo = np.maximum(cover, 0.8 * shade)
     out = _lay(ground, halo, _smeared(ground, rng), tones, _tint(ground, rng))
     if rng.random() < 0.35:  # the tails of a knot
