@@ -1,0 +1,96 @@
+"""Regions of a score map: where they are, how large, how long, and what a gap does."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from loomsight.fabric.regions import find_regions, label_parts
+
+
+def test_a_region_has_its_box_area_length_and_highest_score():
+    score = np.zeros((40, 60), np.float32)
+    score[10:13, 20:50] = 0.6
+    score[11, 33] = 0.9
+    (region,) = find_regions(score, 0.5)
+    assert region.box == (20, 10, 50, 13)
+    assert region.area == 90
+    assert region.length == pytest.approx(30)
+    assert region.score == pytest.approx(0.9)
+
+
+def test_a_thread_at_an_angle_has_its_true_length():
+    score = np.zeros((100, 100), np.float32)
+    for step in range(60):
+        score[10 + step, 20 + step] = 1
+    (region,) = find_regions(score, 0.5)
+    assert region.length == pytest.approx(60 * 2**0.5, rel=0.02)
+
+
+def test_the_threshold_itself_counts_and_nothing_below_it():
+    score = np.array([[0.5, 0.0, 0.49]], np.float32)
+    assert [region.box for region in find_regions(score, 0.5)] == [(0, 0, 1, 1)]
+    assert find_regions(score, 0.51) == []
+
+
+def test_a_broken_thread_is_one_region_when_its_gaps_are_merged():
+    score = np.zeros((20, 90), np.float32)
+    score[10, 5:25] = score[10, 28:50] = score[13, 53:80] = 0.8  # gaps of 3 pixels, the last one also down
+    assert len(find_regions(score, 0.5)) == 3
+    assert len(find_regions(score, 0.5, merge_gap=2)) == 3
+    (region,) = find_regions(score, 0.5, merge_gap=3)
+    assert region.box == (5, 10, 80, 14)
+    assert region.area == 20 + 22 + 27
+
+
+def test_small_regions_are_left_out_after_merging():
+    score = np.zeros((20, 20), np.float32)
+    score[2, 2] = score[2, 4] = score[15, 15] = 1
+    assert [region.area for region in find_regions(score, 0.5, min_area=2, merge_gap=1)] == [2]
+
+
+def test_regions_come_in_reading_order():
+    score = np.zeros((30, 30), np.float32)
+    for y, x in [(20, 3), (5, 25), (5, 2), (12, 14)]:
+        score[y, x] = 1
+    assert [region.box[:2] for region in find_regions(score, 0.5)] == [(2, 5), (25, 5), (14, 12), (3, 20)]
+
+
+def parts_by_hand(mask, gap):
+    """Pixels at most gap + 1 rows and columns apart belong together."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    parts = []
+    while left:
+        part, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            part.add((y, x))
+            near = {other for other in left if max(abs(other[0] - y), abs(other[1] - x)) <= gap + 1}
+            left -= near
+            edge.extend(near)
+        parts.append(part)
+    return parts
+
+
+def box_by_hand(part):
+    ys, xs = [y for y, _ in part], [x for _, x in part]
+    return min(xs), min(ys), max(xs) + 1, max(ys) + 1
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.integers(0, 3))
+def test_every_pixel_is_in_the_region_it_belongs_to(mask, gap):
+    expected = parts_by_hand(mask, gap)
+    count, labels = label_parts(mask, gap)
+    assert count == len(expected)
+    assert np.array_equal(labels > 0, mask)
+    assert all(len({int(labels[place]) for place in part}) == 1 for part in expected)
+    regions = find_regions(mask.astype(np.float32), 0.5, merge_gap=gap)
+    assert sorted((region.area, region.box) for region in regions) == sorted(
+        (len(part), box_by_hand(part)) for part in expected
+    )
+
+
+def test_a_map_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match="HW"):
+        find_regions(np.zeros((3, 4, 1), np.float32), 0.5)
