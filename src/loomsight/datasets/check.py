@@ -50,6 +50,7 @@ ALIKE = 0.8
 
 _SIDES = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
 _THUMB, _KEPT = 64, 24
+_EXACT = 2.0  # above any correlation
 _FLAT = 2.0  # length of a signature below which there is nothing but rounding in it
 
 
@@ -294,7 +295,7 @@ def _near_duplicates(items: Sequence[Item], looked: Sequence[_Looked], root: Pat
         if result.digest:
             twin = first.setdefault(result.digest, at)
             if twin != at and items[twin].source != items[at].source:
-                best[at] = (twin, 1.0)
+                best[at] = (twin, _EXACT)
     shown = [at for at, result in enumerate(looked) if result.signature is not None]
     if shown:
         stack = np.stack([signature for at in shown if (signature := looked[at].signature) is not None])
@@ -306,7 +307,7 @@ def _near_duplicates(items: Sequence[Item], looked: Sequence[_Looked], root: Pat
     for later, (earlier, correlation) in best.items():
         sides = {_side(items[later], root), _side(items[earlier], root)} - {""}
         where = f", on the sides {' and '.join(sorted(sides))}" if len(sides) > 1 else ""
-        how = "the same pixels" if correlation == 1.0 else f"correlation {correlation:.2f}"
+        how = "the same pixels" if correlation == _EXACT else f"correlation {correlation:.2f}"
         why = f"{how} as another source{where}"
         found.append(
             Finding("near duplicate", _name(items[later].path, root), why, _name(items[earlier].path, root))
