@@ -45,12 +45,12 @@ def check(
         typer.echo(dumps(findings.to_json(), indent=2, ensure_ascii=False))
     else:
         typer.echo(
-            f"{findings.pictures} pictures of {len(findings.fabrics)} fabrics: {findings.good} good, "
-            f"{findings.defective} defective; {findings.masks} masks, {findings.boxes} boxes"
+            f"pictures {findings.pictures} (good {findings.good}, defective {findings.defective}), "
+            f"fabrics {len(findings.fabrics)}, masks {findings.masks}, boxes {findings.boxes}"
         )
         for finding in findings.findings:
             other = f" ({finding.other})" if finding.other else ""
             typer.echo(f"{finding.kind}: {finding.path}: {finding.why}{other}")
-        typer.echo(f"{len(findings.findings)} findings" if findings.findings else "nothing is wrong")
+        typer.echo(f"findings: {len(findings.findings)}" if findings.findings else "nothing is wrong")
     if not findings.clean:
         raise typer.Exit(1)
