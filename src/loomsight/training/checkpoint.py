@@ -231,7 +231,7 @@ def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> No
             raise CheckpointError(
                 "cannot resume", where=path, why="the optimiser's state is of another network", do=DO
             )
-        if value.ndim:  # in the parameter's memory layout, or the same sums come out in another order
+        if value.ndim:  # in the memory layout of the parameter, as before: mixed layouts are slow
             value = torch.empty_like(parameters[int(number)], dtype=value.dtype).copy_(value)  # noqa: PLW2901
         state.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
