@@ -16,6 +16,7 @@ the command line; 0 is done, 1 means that the cloth failed its policy and is no 
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 
@@ -47,7 +48,8 @@ class LoomsightError(Exception):
 
 def _shown(char: str) -> str:
     """A character as one line can show it: a file name may hold line ends and terminal commands."""
-    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+    hidden = unicodedata.category(char) in {"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"}
+    return char.encode("unicode_escape").decode("ascii") if hidden else char
 
 
 class UsageError(LoomsightError):

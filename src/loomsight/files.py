@@ -37,9 +37,17 @@ def storage_errors(path: Path, *, below: Path | None = None) -> Iterator[None]:
         raise StorageError(
             "cannot write",
             where=path,
-            why="the disk is full" if full else (error.strerror or str(error)).lower(),
+            why=_reason(error),
             do="free some space, or choose another folder" if full else "check the path and its permissions",
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):  # the system names only the first of the two
+        return "a file is where its folder should be"
+    return (error.strerror or str(error)).lower()
 
 
 def _is_about(error: OSError, folder: Path) -> bool:

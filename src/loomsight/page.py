@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from numbers import Real
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -33,7 +32,7 @@ _WORDS: dict[Lang, dict[str, str]] = {
 _COLOURS = ("#1f4e79", "#b4531a", "#4b7a33", "#6f4a8e", "#8a6d1b")  # apart for colour-blind eyes
 _DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2")  # and apart on a black-and-white printer
 _WIDTH, _HEIGHT = 640, 300  # of a chart, in its own units; 1 unit is a CSS pixel at full width
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 44, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 18, 44, 46
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +108,12 @@ class Page:
         for row in body:
             if len(row) != len(head):
                 raise ValueError(f"a row must have {len(head)} cells like its head, got {len(row)}")
-        right = [
-            bool(body) and all(row[i] is None or isinstance(row[i], Real) for row in body)
-            for i in range(len(head))
-        ]
-        marks = [' class="n"' if number else "" for number in right]
-        lines = [
-            "".join(f'<th scope="col"{m}>{_text(text)}</th>' for text, m in zip(head, marks, strict=True))
-        ]
-        lines += ["".join(f"<td{m}>{_cell(c)}</td>" for c, m in zip(row, marks, strict=True)) for row in body]
+        columns = [_column([row[i] for row in body]) for i in range(len(head))]
+        marks = [' class="n"' if number else "" for number, _ in columns]
+        lines = ["".join(f'<th scope="col"{m}>{_text(t)}</th>' for t, m in zip(head, marks, strict=True))]
+        for cells in zip(*(column for _, column in columns), strict=True):
+            line = "".join(f"<td{m}>{cell}</td>" for cell, m in zip(cells, marks, strict=True))
+            lines.append(line)
         if not body:
             lines.append(f'<td class="nothing" colspan="{len(head)}">{_WORDS[self._lang]["nothing"]}</td>')
         top, *rest = [f"<tr>{line}</tr>" for line in lines]
@@ -166,7 +162,7 @@ class Page:
                 f'<path d="{axes.path(points)}" fill="none" stroke="{colour}" stroke-width="2" '
                 f'stroke-dasharray="{dash}" stroke-linejoin="round" stroke-linecap="round"/>'
             )
-        self._chart([*parts, _legend(lines)], caption, f"{y_label} / {x_label}")
+        self._chart([*parts, _legend(lines, _DASHES)], caption, f"{y_label} / {x_label}")
 
     def histogram(
         self,
@@ -194,24 +190,23 @@ class Page:
         if not any(map(len, values.values())):
             self.note(f"{caption or x_label}: {_WORDS[self._lang]['nothing']}")
             return
-        low, high = float(seen.min()), float(seen.max())
-        edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+        edges = np.linspace(*_range(seen), bins + 1)
         counts = {name: np.histogram(group, edges)[0].astype(float) for name, group in values.items()}
         if log:
             counts = {name: np.log10(1 + count) for name, count in counts.items()}
         axes = _Axes.around(edges, np.concatenate([[0.0], *counts.values()]), counted="log" if log else "yes")
         parts = [axes.grid(x_label, y_label)]
-        for count, colour, dash in zip(counts.values(), cycle(_COLOURS), cycle(_DASHES), strict=False):
+        for count, colour, fill in zip(counts.values(), cycle(_COLOURS), cycle((0.18, 0.38)), strict=False):
             steps = np.stack(
                 [np.repeat(edges, 2), np.concatenate([[0.0], np.repeat(count, 2), [0.0]])], axis=1
             )
             parts.append(
-                f'<path d="{axes.path(steps)}Z" fill="{colour}" fill-opacity="0.22" stroke="{colour}" '
-                f'stroke-width="1.5" stroke-dasharray="{dash}" stroke-linejoin="round"/>'
+                f'<path d="{axes.path(steps)}Z" fill="{colour}" fill-opacity="{fill}" '
+                f'stroke="{colour}" stroke-width="1.5" stroke-linejoin="round"/>'
             )
         if threshold is not None:
             parts.append(axes.mark(threshold, f"{_WORDS[self._lang]['threshold']} {_number(threshold)}"))
-        self._chart([*parts, _legend(values)], caption, f"{y_label} / {x_label}")
+        self._chart([*parts, _legend(values, ("",))], caption, f"{y_label} / {x_label}")
 
     def _chart(self, parts: Sequence[str], caption: str, alt: str) -> None:
         below = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
@@ -257,14 +252,13 @@ class _Axes:
     @classmethod
     def around(cls, x: ArrayLike, y: ArrayLike, counted: str = "") -> _Axes:
         xs, ys = np.asarray(x, float), np.asarray(y, float)
-        low, high = float(xs.min()), float(xs.max())
-        if high <= low:
-            low, high = low - 0.5, high + 0.5
+        low, high = _range(xs)
         x_ticks = [tick for tick in _ticks(low, high, 8) if low <= tick <= high]
         if counted == "log":
-            y_ticks = [math.log10(1 + 10**power) for power in range(math.ceil(float(ys.max())) + 1)]
+            powers = range(1, max(1, math.ceil(float(ys.max()))) + 1)
+            y_ticks = [math.log10(1 + 10**power) for power in powers]
             return cls(x_ticks, [0.0, *y_ticks], (low, high), counted)
-        y_ticks = _ticks(float(ys.min()), float(ys.max()), 5)
+        y_ticks = _ticks(*_range(ys), 5)
         if counted:
             y_ticks = [tick for tick in y_ticks if tick == int(tick)]
         return cls(x_ticks, y_ticks, (low, high), counted)
@@ -302,7 +296,7 @@ class _Axes:
             parts.append(f'<text x="{x:.1f}" y="{base + 19:.1f}" text-anchor="middle">{_number(tick)}</text>')
         parts.append(f'<path class="axis" d="M{_LEFT} {base:.1f}H{_WIDTH - _RIGHT}"/>')
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - 6
-        parts.append(f'<text class="label" x="4" y="{_TOP - 14}">{_text(y_label)}</text>')
+        parts.append(f'<text class="label" x="4" y="{_TOP - 20}">{_text(y_label)}</text>')
         parts.append(
             f'<text class="label" x="{right}" y="{bottom}" text-anchor="end">{_text(x_label)}</text>'
         )
@@ -319,10 +313,10 @@ class _Axes:
         )
 
 
-def _legend(names: Iterable[str]) -> str:
+def _legend(names: Iterable[str], dashes: Sequence[str]) -> str:
     """Names with their colours, above the chart, from the right."""
     parts, x = [], float(_WIDTH - _RIGHT)
-    for name, colour, dash in reversed(list(zip(names, cycle(_COLOURS), cycle(_DASHES), strict=False))):
+    for name, colour, dash in reversed(list(zip(names, cycle(_COLOURS), cycle(dashes), strict=False))):
         x -= 7.2 * sum(2 if ord(char) > 0x2E7F else 1 for char in name)
         parts.append(f'<text x="{x:.1f}" y="16">{_text(name)}</text>')
         parts.append(
@@ -332,10 +326,17 @@ def _legend(names: Iterable[str]) -> str:
     return "".join(parts)
 
 
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """From the least to the greatest value, or around them where they are one and the same."""
+    low, high = float(values.min()), float(values.max())
+    if high - low > 1e-6 * max(abs(low), abs(high)):
+        return low, high
+    middle, half = (low + high) / 2, max(abs(low), abs(high)) / 100 or 0.5
+    return middle - half, middle + half
+
+
 def _ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers from at or below ``low`` to at or above ``high``, about ``count`` of them."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -369,20 +370,31 @@ def _img(image: Image) -> str:
     return f'<img alt="{_text(image.alt or image.caption)}" src="data:{image.media_type};base64,{data}">'
 
 
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, Image):
-        return _img(cell)
-    return "" if cell is None else _number(cell)
+def _column(cells: Sequence[Cell]) -> tuple[bool, list[str]]:
+    """Whether a column is one of numbers, and its cells as HTML; its numbers have equally many decimals."""
+    if any(isinstance(cell, str | Image) for cell in cells) or all(cell is None for cell in cells):
+        return False, [_img(cell) if isinstance(cell, Image) else _number(cell) for cell in cells]
+    numbers = [math.nan if cell is None or isinstance(cell, str | Image) else float(cell) for cell in cells]
+    decimals = max(len(_number(number).partition(".")[2]) for number in numbers)
+    if decimals > 4:  # a column of very small numbers keeps its powers of ten
+        return True, [_number(cell) for cell in numbers]
+    return True, [_fixed(cell, decimals) for cell in numbers]
 
 
-def _number(value: str | int | float) -> str:
+def _fixed(value: float, decimals: int) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:,.{decimals}f}".replace(",", "\u202f").replace("-", "\u2212")
+
+
+def _number(value: str | int | float | None) -> str:
     """A value as it is read: text as it is, numbers with three digits that count, thousands apart."""
-    if isinstance(value, str):
-        return _text(value)
+    if value is None or isinstance(value, str):
+        return _text(value or "")
     if isinstance(value, float) and not math.isfinite(value):
         return "–"
     if isinstance(value, int) or value == int(value) or abs(value) >= 1000:
-        return f"{round(value):,}".replace(",", "\u202f").replace("-", "\u2212")
+        return _fixed(value, 0)
     return f"{value:.3g}".replace("-", "\u2212") if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
