@@ -1,0 +1,178 @@
+"""DeepLabV3 in two forms: where in a picture is the cloth defective?
+
+``paper`` is the detector of *Multistage GAN for Fabric Defect Detection* (TIP 2020): ResNet-50 at output
+stride 8, atrous spatial pyramid pooling with four branches and a global one (Chen et al., Rethinking
+Atrous Convolution, 2017), background : defect weighted 1 : 9.
+
+``lite`` is the default: EfficientNet-Lite0 up to stride 16, a light pyramid, and a decoder that returns
+through strides 8 and 4 to 2, so that a defect three pixels wide survives. **Its backbone stays as ImageNet
+left it; only pyramid and decoder learn.** A network that is trained through soon knows its few pictures by
+heart, and gets worse on new cloth with every step; this one does not (docs/experiments.md), and a step
+costs a third.
+
+Read top to bottom: blocks, the two networks, building, loss and training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loomsight.backbones import efficientnet_lite, resnet
+
+if TYPE_CHECKING:
+    from loomsight.training.loop import Context
+
+Form = Literal["lite", "paper"]
+
+
+class Segmenter(nn.Module):
+    """What both forms share.
+
+    Attributes:
+        defect_weight: a defect pixel's weight in the loss; a background pixel has 1.
+    """
+
+    defect_weight: float
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+        """Logits of "defective" for RGB pictures or tiles in [0, 1], at least 32 pixels a side."""
+        raise NotImplementedError
+
+
+def _conv(inp: int, out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    pad = dilation * (kernel // 2)
+    conv = nn.Conv2d(inp, out, kernel, padding=pad, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU(inplace=True))
+
+
+def _separable(inp: int, out: int, dilation: int = 1) -> nn.Sequential:
+    depthwise = nn.Conv2d(inp, inp, 3, padding=dilation, dilation=dilation, groups=inp, bias=False)
+    return nn.Sequential(depthwise, nn.BatchNorm2d(inp), *_conv(inp, out))
+
+
+def _resize(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c i j"]:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class DeepLabLite(Segmenter):
+    """Frozen EfficientNet-Lite0, light pyramid, decoder to stride 2."""
+
+    defect_weight = 3.0
+
+    def __init__(self, *, pretrained: bool = True) -> None:
+        super().__init__()
+        self.backbone = efficientnet_lite.build("lite0", pretrained=pretrained, stages=5)
+        self.backbone.requires_grad_(False)
+        two, four, eight, sixteen = self.backbone.channels
+        self.pyramid = nn.ModuleList(
+            [_conv(sixteen, 64), *(_separable(sixteen, 64, rate) for rate in (2, 4, 8))]
+        )
+        self.project = nn.Sequential(_conv(4 * 64, 64), nn.Dropout2d(0.1))
+        self.skips = nn.ModuleList([_conv(eight, 32), _conv(four, 24), _conv(two, 16)])
+        self.decoder = nn.ModuleList(
+            [_separable(64 + 32, 48), _separable(48 + 24, 32), _separable(32 + 16, 32)]
+        )
+        self.head = nn.Conv2d(32, 1, 1)
+        nn.init.constant_(self.head.bias, -3.0)  # type: ignore[arg-type]  # defects are rare: begin by saying so
+
+    def train(self, mode: bool = True) -> DeepLabLite:
+        """As ever, but the backbone's batch norm keeps ImageNet's statistics."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+        with torch.no_grad():
+            *fine, coarse = self.backbone(x)
+        y = self.project(torch.cat([branch(coarse) for branch in self.pyramid], 1))
+        for skip, refine, level in zip(self.skips, self.decoder, fine[::-1], strict=True):
+            y = refine(torch.cat([_resize(y, level), skip(level)], 1))
+        return _resize(self.head(y), x)
+
+
+class DeepLabPaper(Segmenter):
+    """ResNet-50 at output stride 8, pyramid of 1×1, rates 12, 24, 36 and a global branch."""
+
+    defect_weight = 9.0
+
+    def __init__(self, *, weights: Path | None = None) -> None:
+        super().__init__()
+        self.backbone = resnet.build(50, weights=weights, output_stride=8)
+        deep = self.backbone.channels[-1]
+        self.pyramid = nn.ModuleList(
+            [_conv(deep, 256), *(_conv(deep, 256, 3, rate) for rate in (12, 24, 36))]
+        )
+        # The global branch has no batch norm: one value a picture has no deviation to divide by.
+        pooled = (nn.AdaptiveAvgPool2d(1), nn.Conv2d(deep, 256, 1), nn.ReLU(inplace=True))
+        self.overall = nn.Sequential(*pooled)
+        self.head = nn.Sequential(
+            _conv(5 * 256, 256), nn.Dropout(0.1), _conv(256, 256, 3), nn.Conv2d(256, 1, 1)
+        )
+
+    def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+        deep = self.backbone(x)[-1]
+        branches = [branch(deep) for branch in self.pyramid]
+        branches.append(self.overall(deep).expand(-1, -1, *deep.shape[-2:]))
+        return _resize(self.head(torch.cat(branches, 1)), x)
+
+
+def build(form: Form = "lite", *, pretrained: bool = True, resnet_weights: Path | None = None) -> Segmenter:
+    """A segmenter.
+
+    Args:
+        form: ``"lite"`` or ``"paper"``.
+        pretrained: for ``lite``, load ImageNet's backbone; false when a profile's weights follow.
+        resnet_weights: for ``paper``, a ResNet-50 state dict; without it the backbone is random.
+
+    Raises:
+        WeightsError: weights are missing or not the known file.
+    """
+    if form == "paper":
+        return DeepLabPaper(weights=resnet_weights)
+    return DeepLabLite(pretrained=pretrained)
+
+
+class Batch(TypedDict):
+    """What a training step takes."""
+
+    image: Float[Tensor, "b 3 h w"]  # uint8, or float in [0, 1]
+    target: Float[Tensor, "b 1 h w"]  # 1 on a defect
+    weight: Float[Tensor, "b 1 h w"]  # 0 where the label is unknown
+
+
+def segmentation_loss(
+    logits: Float[Tensor, "b 1 h w"],
+    target: Float[Tensor, "b 1 h w"],
+    weight: Float[Tensor, "b 1 h w"],
+    defect_weight: float,
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy, a defect pixel counting ``defect_weight`` times, over the known pixels."""
+    each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    known = weight * (1 + (defect_weight - 1) * target)
+    return (each * known).sum() / weight.sum().clamp(min=1)
+
+
+class SegmenterTask:
+    """How the training loop trains a segmenter: AdamW on what is not frozen, one loss, one step."""
+
+    def __init__(self, network: Segmenter, *, lr: float = 2e-3, weight_decay: float = 1e-2) -> None:
+        self.networks: Mapping[str, nn.Module] = {"segmenter": network}
+        learning = [p for p in network.parameters() if p.requires_grad]
+        self.optimizers = {"segmenter": torch.optim.AdamW(learning, lr=lr, weight_decay=weight_decay)}
+        self._network = network
+
+    def step(self, batch: Batch, context: Context) -> dict[str, Tensor]:
+        image = batch["image"]
+        x = image.float() / 255 if image.dtype == torch.uint8 else image
+        with context.autocast():
+            logits = self._network(x)
+        loss = segmentation_loss(logits, batch["target"], batch["weight"], self._network.defect_weight)
+        context.update(loss)
+        return {"loss": loss}

@@ -1,0 +1,55 @@
+"""Engines: a picture in, its score map out, tile by tile at native resolution."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from loomsight.detection.deeplab import Segmenter
+from loomsight.fabric.images import to_rgb
+from loomsight.fabric.tiles import score_tiles
+from loomsight.fabric.types import Picture, ScoreMap
+
+BORDER = 32  # pixels of context around a tile, mirrored at the picture's own border
+OVERLAP = 16
+LARGEST = (512, 1024)  # pixels of cloth in a tile; a smaller picture is one tile
+
+
+class Engine(Protocol):
+    """What inspects: any runtime behind one call."""
+
+    def score(self, image: Picture) -> ScoreMap:
+        """Score a picture of any size.
+
+        Args:
+            image: uint8, HW or HWC RGB.
+
+        Returns:
+            float32 HW in [0, 1].
+        """
+
+
+class TorchEngine:
+    """A segmenter run by torch, on the GPU where there is one."""
+
+    def __init__(self, network: Segmenter) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.to(self._device).eval()
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def score(self, image: Picture) -> ScoreMap:
+        """Score a picture: see :class:`Engine`."""
+        height, width = image.shape[:2]
+        tile = (min(height, LARGEST[0]) + 2 * BORDER, min(width, LARGEST[1]) + 2 * BORDER)
+        overlap = min(OVERLAP, height - 1, width - 1)
+        return score_tiles(to_rgb(image), self._forward, tile=tile, overlap=overlap, border=BORDER, batch=1)
+
+    @torch.inference_mode()
+    def _forward(self, tiles: UInt8[NDArray[np.uint8], "b h w 3"]) -> NDArray[np.float32]:
+        x = torch.from_numpy(tiles).to(self._device).permute(0, 3, 1, 2).float() / 255
+        scores: NDArray[np.float32] = self._network(x)[:, 0].float().sigmoid().cpu().numpy()
+        return scores

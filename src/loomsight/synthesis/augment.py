@@ -1,0 +1,108 @@
+"""Augmentation of training tiles on uint8 arrays: what a camera and a lamp change, never what a defect is."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from loomsight.fabric.types import Picture
+
+Array: TypeAlias = NDArray[Any]
+
+
+def flip_and_turn(arrays: list[Array], rng: np.random.Generator, *, turn: float = 0.0) -> list[Array]:
+    """Mirror, and with probability ``turn`` swap warp and weft, all arrays (HW or HWC) alike."""
+    vertical, horizontal, swap = rng.random(3) < (0.5, 0.5, turn)
+    if vertical:
+        arrays = [a[::-1] for a in arrays]
+    if horizontal:
+        arrays = [a[:, ::-1] for a in arrays]
+    if swap:
+        arrays = [a.swapaxes(0, 1) for a in arrays]
+    return [np.ascontiguousarray(a) for a in arrays]
+
+
+def photometric(image: Picture, rng: np.random.Generator, strength: float = 1.0) -> Picture:
+    """Gain, gamma, offset, a lighting gradient, slight blur and noise, as between two lamps or cameras.
+
+    Args:
+        image: uint8 HWC.
+        strength: 1 is what a line sees in a month; the ranges scale with it.
+    """
+    height, width = image.shape[:2]
+    table = np.arange(256, dtype=np.float32) / 255
+    table = table ** np.exp(rng.normal(0, 0.12 * strength)) * np.exp(rng.normal(0, 0.12 * strength))
+    table = (table + rng.normal(0, 0.03 * strength)) * 255
+    out = cv2.LUT(image, np.clip(table + 0.5, 0, 255).astype(np.uint8))
+    if rng.random() < 0.3 * strength:
+        slope = rng.uniform(-0.12, 0.12, 2) * strength
+        ramp = 1 + slope[0] * np.linspace(-1, 1, height)[:, None] + slope[1] * np.linspace(-1, 1, width)[None]
+        out = np.clip(out * ramp[..., None], 0, 255).astype(np.uint8)
+    if rng.random() < 0.2 * strength:
+        out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 0.8)))
+    if rng.random() < 0.3 * strength:
+        noise = rng.normal(0, rng.uniform(1, 4) * strength, (height, width, 1)).astype(np.float32)
+        out = np.clip(out + noise, 0, 255).astype(np.uint8)
+    return np.asarray(out, np.uint8)
+
+
+def augmix(image: Picture, rng: np.random.Generator, *, width: int = 3, severity: float = 0.3) -> Picture:
+    """AugMix (Hendrycks et al., ICLR 2020): a Dirichlet mixture of chains of label-preserving operations.
+
+    Only operations that leave every pixel in its place are used, so a mask stays true.
+    """
+    weights = rng.dirichlet(np.ones(width))
+    keep = rng.beta(1.0, 1.0)
+    mixed = np.zeros(image.shape, np.float32)
+    for weight in weights:
+        chain = image
+        for _ in range(int(rng.integers(1, 4))):
+            chain = _OPERATIONS[int(rng.integers(len(_OPERATIONS)))](chain, severity * rng.random(), rng)
+        mixed += weight * chain
+    return np.clip(keep * image + (1 - keep) * mixed + 0.5, 0, 255).astype(np.uint8)
+
+
+def _autocontrast(image: Picture, amount: float, _: np.random.Generator) -> Picture:
+    low, high = np.percentile(image[::4, ::4], (100 * amount * 0.2, 100 - 100 * amount * 0.2))
+    changed: Picture = np.clip((image - low) * (255 / max(high - low, 16)), 0, 255).astype(np.uint8)
+    return changed
+
+
+def _equalize(image: Picture, amount: float, _: np.random.Generator) -> Picture:
+    light = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
+    light[..., 0] = cv2.equalizeHist(light[..., 0])
+    return np.asarray(cv2.cvtColor(light, cv2.COLOR_YCrCb2RGB), np.uint8)
+
+
+def _posterize(image: Picture, amount: float, _: np.random.Generator) -> Picture:
+    step = 1 + int(amount * 48)
+    return (image // step * step).astype(np.uint8)
+
+
+def _solarize(image: Picture, amount: float, _: np.random.Generator) -> Picture:
+    return np.where(image < 255 - 128 * amount, image, 255 - image).astype(np.uint8)
+
+
+def _brightness(image: Picture, amount: float, rng: np.random.Generator) -> Picture:
+    changed: Picture = np.clip(image * (1 + rng.choice((-1, 1)) * amount), 0, 255).astype(np.uint8)
+    return changed
+
+
+def _contrast(image: Picture, amount: float, rng: np.random.Generator) -> Picture:
+    mean = image.mean()
+    changed: Picture = np.clip((image - mean) * (1 + rng.choice((-1, 1)) * amount) + mean, 0, 255).astype(
+        np.uint8
+    )
+    return changed
+
+
+def _sharpness(image: Picture, amount: float, rng: np.random.Generator) -> Picture:
+    soft = cv2.GaussianBlur(image, (0, 0), 1.2).astype(np.float32)
+    sharper = soft + (image - soft) * (1 + rng.choice((-1, 1)) * 2 * amount)
+    return np.asarray(np.clip(sharper, 0, 255), np.uint8)
+
+
+_OPERATIONS = (_autocontrast, _equalize, _posterize, _solarize, _brightness, _contrast, _sharpness)
