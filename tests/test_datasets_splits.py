@@ -74,6 +74,7 @@ def test_new_fabric_fold_leaves_out_what_would_leak() -> None:
     fold = new_fabric_fold([*items, item(12, "b"), window, copy, item(2, "other name")], "b")
     assert set(fold.left_out) == {window, copy}
     assert [i.path.stem for i in fold.test] == ["0012"]
+    assert [i.path.stem for i in fold.known] == ["0002"]
 
 
 def test_new_fabric_fold_errors() -> None:

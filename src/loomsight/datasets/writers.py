@@ -157,7 +157,7 @@ class MvtecWriter(_Writer):
 class AitexWriter(_Writer):
     """AITEX: ``NNNN_DDD_FF.png`` in ``Defect_images`` and ``NODefect_images``, masks in ``Mask_images``.
 
-    A fabric is a number of two digits: ``fNN`` keeps its own, others get the next free one. The type
+    A fabric is a number of two digits: ``…_fNN`` keeps its own, others get the next free one. The type
     is the strip's and is one of AITEX's twelve; any other is code 999. Boxes become filled masks.
     """
 
@@ -188,7 +188,7 @@ class AitexWriter(_Writer):
 
     def _fabric(self, name: str) -> str:
         if name not in self._fabrics:
-            own = re.fullmatch(r"(?:.*/)?f(\d\d)", name)
+            own = re.fullmatch(r"(?:.*[/_])?f(\d\d)", name)
             taken = set(self._fabrics.values())
             free = (f"{number:02d}" for number in range(100) if f"{number:02d}" not in taken)
             number = own[1] if own is not None and own[1] not in taken else next(free, None)
