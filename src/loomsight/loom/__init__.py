@@ -1,5 +1,20 @@
 """The loom: cloth made yarn by yarn, and defects drawn into real cloth, both with exact masks."""
 
+from loomsight.loom.cloth import Cloth, WovenDefect, weave, weave_roll
+from loomsight.loom.defects import WOVEN_KINDS, DefectSpec
 from loomsight.loom.drawn import DRAWN_KINDS, draw_defect
+from loomsight.loom.spec import ClothSpec
+from loomsight.loom.weaves import STRUCTURES
 
-__all__ = ["DRAWN_KINDS", "draw_defect"]
+__all__ = [
+    "DRAWN_KINDS",
+    "STRUCTURES",
+    "WOVEN_KINDS",
+    "Cloth",
+    "ClothSpec",
+    "DefectSpec",
+    "WovenDefect",
+    "draw_defect",
+    "weave",
+    "weave_roll",
+]

@@ -1,0 +1,171 @@
+"""Weave pieces and rolls: pictures of cloth with their defects, masks and places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from loomsight.errors import UsageError
+from loomsight.fabric.types import Mask, Picture, Place
+from loomsight.loom.defects import DefectSpec, Patch, weave_defect
+from loomsight.loom.render import Renderer
+from loomsight.loom.spec import ClothSpec
+
+_PLAN_ROWS = 1024  # rows of a roll that are planned together, whatever the camera's frame
+_SEEDS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class WovenDefect:
+    """A defect, as far as it lies in one picture.
+
+    Attributes:
+        type: a name of `WOVEN_KINDS`.
+        box: xyxy pixels of this picture, far edge excluded.
+        area: pixels of the mask.
+        length_mm: of the whole defect, also beyond this picture.
+        place: of its middle, from the start of the cloth and from its left border.
+        number: counts the defects of one roll: the same in every frame that shows it.
+    """
+
+    type: str
+    box: tuple[int, int, int, int]
+    area: int
+    length_mm: float
+    place: Place
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cloth:
+    """A picture of woven cloth, uint8 HW (grey) or HWC RGB, the bool HW mask of its defects, and these."""
+
+    image: Picture
+    mask: Mask
+    defects: tuple[WovenDefect, ...]
+
+
+def weave(
+    spec: ClothSpec,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    defects: Sequence[DefectSpec] | Literal["random"] = (),
+) -> Cloth:
+    """Weave one picture.
+
+    Args:
+        spec: the cloth.
+        height, width: pixels.
+        rng: the same state weaves the same cloth, with or without defects, to the same bytes.
+        defects: which, or "random" for one to three of any type.
+
+    Raises:
+        UsageError: a size below 16 pixels.
+    """
+    cloth = _renderer(spec, height, width, rng)
+    if isinstance(defects, str):
+        rows = (round(0.05 * height), max(1, round(0.95 * height)))
+        count = int(rng.integers(1, 4))
+        defects = [DefectSpec.random(rng, spec, rows=rows, width=width) for _ in range(count)]
+    patches = [(number, defect, weave_defect(cloth, defect)) for number, defect in enumerate(defects)]
+    return _picture(cloth, 0, height, patches)
+
+
+def weave_roll(
+    spec: ClothSpec,
+    rng: np.random.Generator,
+    *,
+    metres: float,
+    frame_height: int = 512,
+    width: int = 1024,
+    defects_per_m2: float = 30.0,
+) -> Iterator[Cloth]:
+    """Weave a roll as a line-scan camera delivers it: frames that follow on without a step.
+
+    The yarns of one frame go on in the next, and a defect may begin in one and end in another. Nothing of
+    the past is kept, so memory does not grow with the roll.
+
+    Args:
+        metres: length of the roll; the last frame is woven full.
+        frame_height, width: pixels of a frame.
+        defects_per_m2: expected number; their places and types are random.
+    """
+    if not metres > 0 or defects_per_m2 < 0:
+        raise UsageError("cannot weave a roll", where=f"metres={metres}, defects_per_m2={defects_per_m2}")
+    cloth = _renderer(spec, frame_height, width, rng)
+    plan_seed = int(rng.integers(_SEEDS))
+    frames = max(1, math.ceil(metres * 1000 / spec.mm_per_px / frame_height - 1e-6))
+    return _frames(cloth, plan_seed, frames, frame_height, defects_per_m2)
+
+
+def _frames(
+    cloth: Renderer, plan_seed: int, frames: int, height: int, defects_per_m2: float
+) -> Iterator[Cloth]:
+    ahead = math.ceil(80 / cloth.spec.mm_per_px)  # pixels: no defect reaches farther from its middle
+    planned: list[tuple[int, DefectSpec, Patch]] = []
+    block, number = 0, 0
+    for frame in range(frames):
+        first = frame * height
+        while block * _PLAN_ROWS < first + height + ahead and block * _PLAN_ROWS < frames * height:
+            for defect in _plan(cloth, plan_seed, block, defects_per_m2):
+                planned.append((number, defect, weave_defect(cloth, defect)))
+                number += 1
+            block += 1
+        planned = [item for item in planned if item[2].top + item[2].mask.shape[0] > first]
+        yield _picture(cloth, first, height, planned)
+
+
+def _plan(cloth: Renderer, seed: int, block: int, defects_per_m2: float) -> list[DefectSpec]:
+    rng = np.random.default_rng((seed, block))
+    spec = cloth.spec
+    square_metres = _PLAN_ROWS * cloth.width * spec.mm_per_px**2 * 1e-6
+    rows = (block * _PLAN_ROWS, (block + 1) * _PLAN_ROWS)
+    count = int(rng.poisson(defects_per_m2 * square_metres))
+    return [DefectSpec.random(rng, spec, rows=rows, width=cloth.width) for _ in range(count)]
+
+
+def _renderer(spec: ClothSpec, height: int, width: int, rng: np.random.Generator) -> Renderer:
+    if min(height, width) < 16:
+        raise UsageError("cannot weave a picture", where=f"{width}×{height} px", why="smaller than 16 px")
+    return Renderer(spec, int(rng.integers(_SEEDS)), width)
+
+
+def _picture(cloth: Renderer, first: int, height: int, patches: list[tuple[int, DefectSpec, Patch]]) -> Cloth:
+    """Rows `first` to `first + height` with whatever of the patches lies in them."""
+    margin = cloth.reach
+    seen = cloth.strip(first - margin, height + 2 * margin)
+    mask = np.zeros((height, cloth.width), np.bool_)
+    found = []
+    for number, defect, patch in patches:
+        _add(seen, patch.change, patch.top - (first - margin), patch.left)
+        part = np.zeros_like(mask)
+        _add(part, patch.mask, patch.top - first, patch.left)
+        if part.any():
+            mask |= part
+            found.append(_woven(number, defect, part, cloth.spec.mm_per_px))
+    image = cloth.camera(seen, first, margin)
+    return Cloth(image[:, :, 0] if cloth.spec.grey else image, mask, tuple(found))
+
+
+def _add(onto: np.ndarray, patch: np.ndarray, top: int, left: int) -> None:
+    """Add a patch where it lies within `onto`; a mask is joined."""
+    rows = slice(max(0, top), max(0, min(onto.shape[0], top + patch.shape[0])))
+    columns = slice(left, left + patch.shape[1])
+    onto[rows, columns] += patch[rows.start - top : rows.stop - top]
+
+
+def _woven(number: int, defect: DefectSpec, mask: Mask, mm_per_px: float) -> WovenDefect:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return WovenDefect(
+        type=defect.type,
+        box=(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1),
+        area=int(np.count_nonzero(mask)),
+        length_mm=defect.length_mm,
+        place=Place(metres=defect.y * mm_per_px / 1000, millimetres=defect.x * mm_per_px),
+        number=number,
+    )

@@ -1,0 +1,240 @@
+"""Cloth as the camera sees it: every pixel looks up its end, its pick and which of them is on top.
+
+Good cloth is rendered in strips where the end depends on the column alone and the pick on the row alone,
+which makes all look-ups cheap. A :class:`Window` renders any rectangle of the same cloth pixel by pixel, to
+the same bits, and there the yarns may be bent, thickened, lifted or taken out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from loomsight.fabric.types import Picture
+from loomsight.loom.spec import ClothSpec
+from loomsight.loom.weaves import FINE, pattern
+from loomsight.loom.yarns import MARGIN, ROWS_OF_LIGHT, Creel, Table
+
+_STRIP = 32  # rows rendered at a time: its tables stay in the processor's cache
+_TABLE = 1 << 16  # values of the noise table
+_LIGHT_ROWS = 256
+
+
+@dataclass(slots=True)
+class Threads:
+    """What lies over one set of pixels; arrays broadcast to (rows, columns). A defect changes them.
+
+    Attributes:
+        off_warp, off_weft: pixels from the middle of the yarn.
+        half_warp, half_weft: half the yarn's width, pixels.
+        tone_warp, tone_weft: brightness of the yarn.
+        up: 1 where the warp is on top.
+        high_warp, high_weft: height of the yarn in [0, 1].
+    """
+
+    off_warp: Table
+    off_weft: Table
+    half_warp: Table
+    half_weft: Table
+    tone_warp: Table
+    tone_weft: Table
+    up: Table
+    high_warp: Table
+    high_weft: Table
+
+
+class Renderer:
+    """One cloth: from threads to what the lens sees, without the lens."""
+
+    def __init__(self, spec: ClothSpec, seed: int, width: int) -> None:
+        self.spec, self.width = spec, width
+        self.creel = Creel(spec, seed, width)
+        self.pattern = pattern(spec.structure, spec.px_per_end, spec.px_per_pick)
+        start = self.creel.generator(ROWS_OF_LIGHT, -1)
+        self._table = start.standard_normal(_TABLE + width, dtype=np.float32)
+        x = np.linspace(-1, 1, width, dtype=np.float32)
+        lamp = start.uniform(-0.7, 0.7)
+        self.light = (1 - spec.lighting * np.square((x - lamp) / (1 + abs(lamp)))).astype(np.float32)
+        colours = np.array([spec.warp_colour, spec.weft_colour, spec.gap_colour], np.float32)
+        if spec.grey:
+            colours = colours @ np.array([[0.299], [0.587], [0.114]], np.float32)
+        self.colours: Table = colours  # warp, weft, gap × channels
+        self.u = np.arange(width) / spec.px_per_end
+        self._ends = np.floor(self.u).astype(np.int64)
+        self._off_warp = ((self.u - self._ends - 0.5) * spec.px_per_end).astype(np.float32)
+        self._fine_columns = _fine(self.u, self.pattern.ends)
+
+    def rows_v(self, first: int, rows: int) -> NDArray[np.float64]:
+        """The pick coordinate of each row; its floor is the pick."""
+        return np.arange(first, first + rows) / self.spec.px_per_pick
+
+    def strip(self, first: int, rows: int) -> Table:
+        """Good cloth, (rows, width, channels) float32, before the lens."""
+        out = np.empty((rows, self.width, self.colours.shape[1]), np.float32)
+        warp = self.creel.warp(first, rows)
+        v = self.rows_v(first, rows)
+        picks = np.floor(v).astype(np.int64)
+        weft = self.creel.weft(int(picks[0]), int(picks[-1] - picks[0]) + 1)
+        ends = self._ends + MARGIN
+        lines = picks - picks[0]
+        off_weft = ((v - picks - 0.5) * self.spec.px_per_pick).astype(np.float32)[:, None]
+        fine_rows = _fine(v, self.pattern.picks)
+        # laid out by columns once a repeat, and then only whole rows are copied
+        tables = self.pattern
+        up, high_warp, high_weft = (
+            np.take(table, self._fine_columns, axis=1)
+            for table in (tables.warp_up, tables.warp_height, tables.weft_height)
+        )
+        loop = None if tables.loop is None else np.take(tables.loop, self._fine_columns, axis=1)
+        fibre = self.fibre(first, rows)
+        for y in range(0, rows, _STRIP):
+            part = slice(y, min(rows, y + _STRIP))
+            line, fine = lines[part], fine_rows[part]
+            threads = Threads(
+                off_warp=self._off_warp - np.take(warp.shift[part], ends, axis=1),
+                off_weft=(off_weft[part] if loop is None else loop[fine]) - weft.shift[line],
+                half_warp=np.take(warp.half[part], ends, axis=1),
+                half_weft=weft.half[line],
+                tone_warp=np.take(warp.tone[part], ends, axis=1),
+                tone_weft=weft.tone[line],
+                up=up[fine],
+                high_warp=high_warp[fine],
+                high_weft=high_weft[fine],
+            )
+            out[part] = self.shade(threads, self.light, fibre[part])
+        return out
+
+    def shade(self, threads: Threads, light: Table, fibre: Table) -> Table:
+        """From threads to colour: (rows, columns, channels) float32."""
+        spec = self.spec
+        bend = np.float32(0.25 + 0.45 * spec.sheen)
+        low, rise = np.float32(1 - spec.relief), np.float32(spec.relief)
+        lit = light * fibre
+        weft_cover, weft = _yarn(threads.off_weft, threads.half_weft, bend)
+        weft *= threads.tone_weft
+        weft *= lit
+        weft *= low + rise * threads.high_weft
+        if self.pattern.loop is not None:
+            return self._colour(np.zeros_like(weft), weft_cover, weft, weft)
+        warp_cover, warp = _yarn(threads.off_warp, threads.half_warp, bend)
+        warp *= threads.tone_warp
+        warp *= lit
+        warp *= low + rise * threads.high_warp
+        # what is on top hides what is under it, as far as it covers the pixel
+        seen_warp = warp_cover * (1 - weft_cover * (1 - threads.up))
+        seen_weft = weft_cover * (1 - warp_cover * threads.up)
+        return self._colour(seen_warp, seen_weft, warp, weft)
+
+    def _colour(self, seen_warp: Table, seen_weft: Table, warp: Table, weft: Table) -> Table:
+        gap = 1 - seen_warp - seen_weft
+        planes = cv2.merge([seen_warp * warp, seen_weft * weft, gap])
+        colour = cv2.transform(planes, self.colours.T.copy())
+        return np.asarray(colour, np.float32).reshape(*gap.shape, -1)
+
+    def fibre(self, first: int, rows: int) -> Table:
+        """Light and dark of single fibres, about 1, (rows, width)."""
+        return 1 + np.float32(self.spec.fibre) * self._noise(first, rows, 0)
+
+    def camera(self, seen: Table, first: int, margin: int) -> Picture:
+        """Lens and sensor: `seen` has `margin` rows more above and below than the picture."""
+        rows = seen.shape[0] - 2 * margin
+        if self.spec.blur > 0:
+            seen = self.blurred(seen)
+        seen = np.ascontiguousarray(seen[margin : margin + rows])
+        channels = seen.shape[2]
+        noise = np.stack([self._noise(first, rows, 1 + channel) for channel in range(channels)], axis=2)
+        noise *= np.float32(self.spec.noise)
+        picture = cv2.add(seen, noise, dtype=cv2.CV_8U)
+        return np.asarray(picture, np.uint8).reshape(rows, self.width, channels)
+
+    def blurred(self, seen: Table) -> Table:
+        """Through the lens."""
+        if self.spec.blur <= 0:
+            return seen
+        size = 2 * self.reach + 1
+        return np.asarray(cv2.GaussianBlur(seen, (size, size), self.spec.blur)).reshape(seen.shape)
+
+    @property
+    def reach(self) -> int:
+        """Pixels that the lens spreads light over."""
+        return int(np.ceil(3 * self.spec.blur))
+
+    def _noise(self, first: int, rows: int, stream: int) -> Table:
+        """White noise, (rows, width): every row is cut from one table at a place of its own."""
+        starts = []
+        for block in range(first // _LIGHT_ROWS, (first + rows - 1) // _LIGHT_ROWS + 1):
+            rng = self.creel.generator(ROWS_OF_LIGHT + 1 + stream, block)
+            starts.append(rng.integers(0, _TABLE, _LIGHT_ROWS))
+        at = np.concatenate(starts)[first % _LIGHT_ROWS :][:rows]
+        return np.stack([self._table[start : start + self.width] for start in at])
+
+
+def _yarn(off: Table, half: Table, bend: np.float32) -> tuple[Table, Table]:
+    """How much of a pixel a yarn covers, and how bright its round section is there."""
+    cover = np.clip(half - np.abs(off) + np.float32(0.5), 0, 1)
+    across = off / half
+    across *= across
+    bright = 1 - bend * np.minimum(across, np.float32(1.3))
+    return cover, bright
+
+
+def _fine(at: NDArray[np.float64], repeat: int) -> NDArray[np.int64]:
+    """Index into a pattern of `repeat` yarns."""
+    return np.floor(at * FINE).astype(np.int64) % (repeat * FINE)
+
+
+class Window:
+    """A rectangle of the cloth whose yarns can be changed.
+
+    Bend the coordinates `u` (ends) and `v` (picks) first, then call `lay()`, then change `threads`.
+    """
+
+    def __init__(self, cloth: Renderer, top: int, left: int, bottom: int, right: int) -> None:
+        self.cloth = cloth
+        self.top, self.left = top, max(0, left)
+        self.bottom, self.right = bottom, min(cloth.width, right)
+        self.rows, self.columns = self.bottom - self.top, self.right - self.left
+        self.y = np.arange(self.top, self.bottom, dtype=np.float64)[:, None]
+        self.x = np.arange(self.left, self.right, dtype=np.float64)[None, :]
+        self.u = np.broadcast_to(cloth.u[None, self.left : self.right], (self.rows, self.columns))
+        self.v = np.broadcast_to(cloth.rows_v(self.top, self.rows)[:, None], (self.rows, self.columns))
+        self.lay()
+
+    def lay(self) -> None:
+        """Find end, pick and yarn of every pixel from `u` and `v`."""
+        cloth, spec = self.cloth, self.cloth.spec
+        self.end = np.clip(np.floor(self.u).astype(np.int64), -MARGIN, cloth.creel.ends - MARGIN - 1)
+        self.pick = np.floor(self.v).astype(np.int64)
+        first = int(self.pick.min())
+        warp = cloth.creel.warp(self.top, self.rows)
+        weft = cloth.creel.weft(first, int(self.pick.max()) - first + 1)
+        row = np.arange(self.rows)[:, None]
+        column = np.arange(self.left, self.right)[None, :]
+        at_warp, at_weft = (row, self.end + MARGIN), (self.pick - first, column)
+        off_weft = ((self.v - self.pick - 0.5) * spec.px_per_pick).astype(np.float32)
+        cells = self.cells(self.v)
+        if cloth.pattern.loop is not None:
+            off_weft = cloth.pattern.loop[cells]
+        self.threads = Threads(
+            off_warp=((self.u - self.end - 0.5) * spec.px_per_end).astype(np.float32) - warp.shift[at_warp],
+            off_weft=off_weft - weft.shift[at_weft],
+            half_warp=warp.half[at_warp],
+            half_weft=weft.half[at_weft],
+            tone_warp=warp.tone[at_warp],
+            tone_weft=weft.tone[at_weft],
+            up=cloth.pattern.warp_up[cells],
+            high_warp=cloth.pattern.warp_height[cells],
+            high_weft=cloth.pattern.weft_height[cells],
+        )
+
+    def cells(self, v: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Index of every pixel into the pattern's tables, where the picks are those of `v`."""
+        return _fine(v, self.cloth.pattern.picks), _fine(self.u, self.cloth.pattern.ends)
+
+    def seen(self) -> Table:
+        """(rows, columns, channels) float32, before the lens."""
+        fibre = self.cloth.fibre(self.top, self.rows)[:, self.left : self.right]
+        return self.cloth.shade(self.threads, self.cloth.light[self.left : self.right], fibre)
