@@ -93,9 +93,9 @@ def configuration_page() -> str:
         "Settings are checked before anything starts: an unknown key is answered with the nearest known\n"
         "one, a wrong value with what is allowed. A run's settings stand in its folder.\n",
     ]
-    for model in sorted(_subclasses(Config), key=lambda model: (model.__module__, model.__qualname__)):
-        if not model.__module__.startswith("loomsight.") or model.__name__.startswith("_"):
-            continue
+    shown = [m for m in _subclasses(Config) if m.__module__.startswith("loomsight.") and m.__name__[0] != "_"]
+    names = {model.__name__ for model in shown}
+    for model in sorted(shown, key=lambda model: (model.__module__, model.__qualname__)):
         summary, meanings = _described(model)
         lines += [f"## {model.__name__}\n", f"`{model.__module__}`. {_prose(summary)}"]
         properties = model.model_json_schema(mode="serialization").get("properties", {})
@@ -104,7 +104,9 @@ def configuration_page() -> str:
             default = (
                 "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
             )
-            rows.append((f"`{name}`", _kind(properties.get(name, {})), default, _prose(meanings[name])))
+            rows.append(
+                (f"`{name}`", _kind(properties.get(name, {}), names), default, _prose(meanings[name]))
+            )
         lines.append(_table(("setting", "kind", "default", "meaning"), rows))
     return "\n".join(lines)
 
@@ -135,15 +137,15 @@ def _described(model: type[Config]) -> tuple[str, dict[str, str]]:
     return " ".join(text.partition("\n\n")[0].split()), meanings
 
 
-def _kind(schema: dict[str, Any]) -> str:
-    """What a value may be, in words, from its JSON schema."""
+def _kind(schema: dict[str, Any], known: set[str]) -> str:
+    """What a value may be, in words, from its JSON schema; ``known`` models have a section of their own."""
     if "anyOf" in schema:
-        return " or ".join(_kind(part) for part in schema["anyOf"])
+        return " or ".join(_kind(part, known) for part in schema["anyOf"])
     if "enum" in schema or "const" in schema:
         return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if "$ref" in schema:
-        name = schema["$ref"].rsplit("/", 1)[-1]
-        return f"[{name}](#{name.lower()})"
+        name = str(schema["$ref"]).rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})" if name in known else name
     names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
     names |= {"null": "none", "array": "list", "object": "group of settings"}
     words = names.get(schema.get("type", ""), "any")

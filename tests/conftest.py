@@ -1,4 +1,4 @@
-"""Settings of all tests: a slow or busy machine is no reason to fail, and CI tries the same cases every time."""
+"""Settings of all tests: a busy machine is no reason to fail, and CI tries the same cases every time."""
 
 import os
 

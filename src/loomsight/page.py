@@ -341,7 +341,8 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    digits = max(0, 1 - math.floor(math.log10(step)))  # 3 × 0.1 is 0.30000000000000004
+    return [round(i * step, digits) for i in range(first, last + 1)]
 
 
 def _points(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:

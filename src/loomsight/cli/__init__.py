@@ -26,7 +26,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from loomsight.errors import LoomsightError, StorageError, UsageError
 
@@ -46,14 +46,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name that is no UTF-8 must not stop a command
             stream.reconfigure(errors="backslashreplace")
-    if argv is None:  # a service that is stopped cleans up behind itself too
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    sys.exit(_run(words, debug=debug))
+    if argv is None:
+        stop_politely()
+    sys.exit(run(words, debug=debug))
 
 
-def _run(words: list[str], *, debug: bool) -> int:
+def stop_politely() -> None:
+    """Let SIGTERM unwind the program, so that a service that is stopped leaves nothing half-written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+
+def run(words: list[str], command: Callable[[list[str]], int] | None = None, *, debug: bool = False) -> int:
+    """Run ``command``, loomsight's own if None, with ``words``; tell a failure; return the exit code."""
     try:
-        code = _command(words)
+        code = (command or _command)(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         _tell(LoomsightError("stopped"), words, debug=debug, code=INTERRUPTED)

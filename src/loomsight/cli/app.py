@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import loomsight
+from loomsight.errors import UsageError
 
 COMMANDS = ("learn", "inspect", "evaluate", "data", "demo", "doctor")
 """Names in the order of the help; each is a module of this package."""
@@ -29,6 +31,13 @@ class LazyGroup(TyperGroup):
         if cmd_name not in self.commands:
             self.commands[cmd_name] = load(cmd_name)
         return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            why = f"the nearest is {near[0]}" if near else None
+            raise UsageError("no such command", where=args[0], why=why, do="see 'loomsight --help'")
+        return super().resolve_command(ctx, args)
 
 
 def load(name: str) -> TyperCommand | TyperGroup:

@@ -174,7 +174,10 @@ def _video() -> Check:
 
 
 def _disk(folder: Path) -> Check:
-    free = shutil.disk_usage(folder).free / GB
+    try:
+        free = shutil.disk_usage(folder).free / GB
+    except OSError as error:
+        return Check("disk", False, f"{folder}: {(error.strerror or str(error)).lower()}", "choose a folder")
     return Check("disk", free >= NEEDED_DISK, f"{free:.1f} GB free in {folder}", "free some space")
 
 
