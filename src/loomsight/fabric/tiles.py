@@ -113,18 +113,19 @@ def score_tiles(
 ) -> ScoreMap:
     """Score a picture of any size with a network that sees tiles of one size.
 
-    Each tile's outer ``border`` pixels are context only and their scores are dropped; around the picture
-    they are its mirror image. The rest of the tiles overlap by ``overlap`` pixels and are blended. So a
-    score that depends on at most ``border`` pixels around it is exactly what scoring the mirrored picture
-    in one piece would give; one that looks farther changes smoothly from tile to tile.
+    Where tiles meet, each one's outer ``border`` pixels are context only and their scores are dropped; the
+    rest overlap by ``overlap`` pixels and are blended. So a score that depends on at most ``border`` pixels
+    around it is exactly what scoring the picture in one piece would give; one that looks farther changes
+    smoothly from tile to tile. Nothing is put around the picture itself: a mirrored twill has a kink at
+    the mirror, which a network takes for a defect.
 
     Args:
         image: uint8 HW or HWC.
         score: uint8 batch BHW or BHWC of tiles → float32 BHW. The last batch may be smaller.
         tile: what the network sees: height and width, or one number for both. Along a side where the
-            picture is shorter than that, a tile of the picture's size plus two borders costs less.
+            picture is shorter it is mirrored, so a tile no larger than the picture is better.
         overlap: pixels that neighbours share at least, after the borders are dropped.
-        border: pixels of context at each side.
+        border: pixels of context at each side where a tile has a neighbour.
         batch: tiles at a time.
 
     Returns:
@@ -140,18 +141,25 @@ def score_tiles(
             f"and an overlap of {overlap}"
         )
     height, width = image.shape[:2]
-    cores = plan_tiles(
-        height, width, tile=(tile_height - 2 * border, tile_width - 2 * border), overlap=overlap
-    )
+    tiles = plan_tiles(height, width, tile=tile, overlap=overlap + 2 * border)
+    cores = [
+        Tile(
+            y0 + border * (y0 > 0),
+            x0 + border * (x0 > 0),
+            y1 - border * (y1 < height),
+            x1 - border * (x1 < width),
+        )
+        for y0, x0, y1, x1 in tiles
+    ]
 
     def scored() -> Iterator[NDArray[np.float32]]:
-        for first in range(0, len(cores), batch):
-            some = cores[first : first + batch]
-            seen = [Tile(y0 - border, x0 - border, y1 + border, x1 + border) for y0, x0, y1, x1 in some]
-            maps = score(np.stack([cut(image, each) for each in seen]))
+        for first in range(0, len(tiles), batch):
+            some = tiles[first : first + batch]
+            maps = score(np.stack([cut(image, each) for each in some]))
             if maps.shape != (len(some), tile_height, tile_width):
                 raise ValueError(f"scores must be {(len(some), tile_height, tile_width)}, got {maps.shape}")
-            yield from maps[:, border : tile_height - border, border : tile_width - border]
+            for each, core, values in zip(some, cores[first : first + batch], maps, strict=True):
+                yield values[core.y0 - each.y0 : core.y1 - each.y0, core.x0 - each.x0 : core.x1 - each.x0]
 
     return stitch((height, width), cores, scored())
 

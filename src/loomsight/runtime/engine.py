@@ -14,9 +14,9 @@ from loomsight.fabric.images import to_rgb
 from loomsight.fabric.tiles import score_tiles
 from loomsight.fabric.types import Picture, ScoreMap
 
-BORDER = 32  # pixels of context around a tile, mirrored at the picture's own border
+BORDER = 32  # pixels of context where a tile has a neighbour
 OVERLAP = 16
-LARGEST = (512, 1024)  # pixels of cloth in a tile; a smaller picture is one tile
+LARGEST = (512, 2048)  # pixels of a tile; a smaller picture is one tile
 
 
 class Engine(Protocol):
@@ -43,10 +43,10 @@ class TorchEngine:
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        height, width = image.shape[:2]
-        tile = (min(height, LARGEST[0]) + 2 * BORDER, min(width, LARGEST[1]) + 2 * BORDER)
-        overlap = min(OVERLAP, height - 1, width - 1)
-        return score_tiles(to_rgb(image), self._forward, tile=tile, overlap=overlap, border=BORDER, batch=1)
+        # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
+        height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in image.shape[:2])
+        tile = (min(height, LARGEST[0]), min(width, LARGEST[1]))
+        return score_tiles(to_rgb(image), self._forward, tile=tile, overlap=OVERLAP, border=BORDER, batch=1)
 
     @torch.inference_mode()
     def _forward(self, tiles: UInt8[NDArray[np.uint8], "b h w 3"]) -> NDArray[np.float32]:

@@ -1,0 +1,260 @@
+"""Recipes: how the training tiles of a new fabric are made, and of what.
+
+A recipe names one arm or several (``"paste+drawn"``); each synthetic tile comes from one of them, taken at
+random. All arms share everything else: the same known pictures, the same share of synthetic tiles, the
+same augmentation, so that a comparison of arms compares arms.
+
+    ========  ===========================================================================
+    none      nothing of the new fabric: known pictures only
+    augmix    known pictures only, under AugMix
+    paste     real defects of known fabrics set into the new cloth with matched statistics
+    poisson   the same, blended by mixed gradients
+    perlin    foreign texture through Perlin blobs
+    drawn     the loom's defects drawn into the new cloth
+    ========  ===========================================================================
+
+Tile k of a training is a function of the seed and k alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from pydantic import Field, PositiveInt, field_validator
+
+from loomsight.config import Config
+from loomsight.fabric.images import to_grey, to_rgb
+from loomsight.fabric.types import LabelledPicture, Mask, Picture, TrainingTile
+from loomsight.loom import DRAWN_KINDS, draw_defect
+from loomsight.synthesis.augment import augmix, flip_and_turn, photometric
+from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
+from loomsight.synthesis.perlin import perlin_defect
+
+SOURCE_ONLY = ("none", "augmix")
+
+
+class Recipe(Config):
+    """What a training batch is made of."""
+
+    arms: tuple[str, ...] = ("paste", "drawn")  # what makes the synthetic tiles
+    synthetic: float = Field(0.5, ge=0, le=1)  # share of tiles with a made defect
+    good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
+    tile: PositiveInt = 160  # pixels a side
+    batch: PositiveInt = 8  # tiles a step
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        if not arms or not set(arms) <= {*ARMS, *SOURCE_ONLY}:
+            raise ValueError(f"the arms are {', '.join((*SOURCE_ONLY, *ARMS))}; got {'+'.join(arms)}")
+        if len(arms) > 1 and set(arms) & set(SOURCE_ONLY):
+            raise ValueError("none and augmix take nothing of the new fabric and stand alone")
+        return arms
+
+    @property
+    def name(self) -> str:
+        """As it is written on the command line."""
+        return "+".join(self.arms)
+
+    @property
+    def source_only(self) -> bool:
+        """Whether nothing of the new fabric is used."""
+        return self.arms[0] in SOURCE_ONLY
+
+
+@dataclass(frozen=True)
+class Material:
+    """The cloth a recipe draws from; every picture RGB.
+
+    Attributes:
+        good: good pictures of the new fabric.
+        known: labelled pictures of other fabrics, good ones with an empty mask among them. Inside the
+            boxes of a picture without a mask nothing is known, and nothing is learned.
+    """
+
+    good: Sequence[Picture]
+    known: Sequence[LabelledPicture]
+    parts: Mapping[str, list[DefectPart]] = field(init=False)
+    defective: Mapping[str, list[LabelledPicture]] = field(init=False)
+    flawless: Mapping[str, list[LabelledPicture]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts: dict[str, list[DefectPart]] = {}
+        defective: dict[str, list[LabelledPicture]] = {}
+        flawless: dict[str, list[LabelledPicture]] = {}
+        for picture in self.known:
+            labelled = picture.mask is not None and bool(picture.mask.any())
+            collection = picture.fabric.partition("/")[
+                0
+            ]  # 24 fabrics of one folder weigh as much as one roll
+            (defective if labelled else flawless).setdefault(collection, []).append(picture)
+            if labelled and picture.mask is not None:
+                found = cut_parts(to_rgb(picture.image), picture.mask, picture.fabric)
+                parts.setdefault(collection, []).extend(found)
+        set_ = object.__setattr__
+        set_(self, "parts", {name: found for name, found in parts.items() if found})
+        set_(self, "defective", defective)
+        set_(self, "flawless", flawless)
+
+    @property
+    def grey(self) -> bool:
+        """Whether the new fabric's camera sees no colour."""
+        return all(image.ndim == 2 or bool((image[..., :1] == image[..., 1:]).all()) for image in self.good)
+
+
+Arm: TypeAlias = Callable[[Material, Picture, np.random.Generator], tuple[Picture, Mask]]
+
+
+def _paste(material: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    return _several(cloth, rng, lambda image: paste(_pick(material.parts, rng), image, rng))
+
+
+def _poisson(material: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    return _several(cloth, rng, lambda image: poisson(_pick(material.parts, rng), image, rng))
+
+
+def _perlin(material: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    foreign = to_rgb(_pick(material.flawless or material.defective, rng).image)
+    window = random_window(foreign.shape[:2], cloth.shape[0], rng)
+    return perlin_defect(cloth, photometric(mirror_pad(foreign, cloth.shape[0])[window], rng, 2.0), rng)
+
+
+def _drawn(_: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    return _several(
+        cloth, rng, lambda image: draw_defect(image, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
+    )
+
+
+ARMS: Mapping[str, Arm] = {"paste": _paste, "poisson": _poisson, "perlin": _perlin, "drawn": _drawn}
+
+
+class TileMaker:
+    """Makes the training tiles of one recipe from one material.
+
+    Args:
+        recipe: what to make.
+        material: what to make it of.
+        seed: of everything random.
+
+    Raises:
+        ValueError: the recipe needs known defects and the material has none.
+    """
+
+    def __init__(self, recipe: Recipe, material: Material, *, seed: int = 0) -> None:
+        if {"paste", "poisson"} & set(recipe.arms) and not material.parts:
+            raise ValueError(f"{recipe.name} needs known fabrics with masks, and there are none")
+        self._recipe, self._material, self._seed = recipe, material, seed
+        self._good = [mirror_pad(to_rgb(image), recipe.tile) for image in material.good]
+        self._grey = material.grey
+
+    def batch(self, k: int) -> list[TrainingTile]:
+        """The tiles of step ``k``: synthetic ones, good ones, known ones, in the recipe's shares."""
+        rng = np.random.default_rng([self._seed, k])
+        recipe = self._recipe
+        offset = rng.random()  # shares hold over the steps even where a batch cannot be cut so finely
+        slots = [(i + offset) / recipe.batch for i in range(recipe.batch)]
+        return [self._tile(slot, rng) for slot in slots]
+
+    def synthetic(self, rng: np.random.Generator, arm: str | None = None) -> TrainingTile:
+        """One synthetic tile, not augmented."""
+        return self._made(arm or self._recipe.arms[int(rng.integers(len(self._recipe.arms)))], rng)
+
+    def _tile(self, slot: float, rng: np.random.Generator) -> TrainingTile:
+        recipe = self._recipe
+        if not recipe.source_only and slot < recipe.synthetic:
+            tile = self.synthetic(rng)
+        elif not recipe.source_only and slot < recipe.synthetic + recipe.good:
+            tile = _unlabelled_good(self._cloth(rng))
+        else:
+            tile = self._known(rng)
+        image, target, weight = flip_and_turn([tile.image, tile.target, tile.weight], rng)
+        if recipe.arms == ("augmix",):
+            image = augmix(image, rng)
+        elif rng.random() < 0.5:
+            image = photometric(image, rng)
+        return TrainingTile(image, target, weight, tile.origin)
+
+    def _made(self, arm: str, rng: np.random.Generator) -> TrainingTile:
+        cloth = self._cloth(rng)
+        image, mask = ARMS[arm](self._material, cloth, rng)
+        if self._grey and image is not cloth:  # a grey camera sees no coloured stain
+            image = to_rgb(to_grey(image))
+        return TrainingTile(image, mask.astype(np.float32), np.ones(mask.shape, np.float32), arm)
+
+    def _cloth(self, rng: np.random.Generator) -> Picture:
+        image = self._good[int(rng.integers(len(self._good)))]
+        return np.ascontiguousarray(image[random_window(image.shape[:2], self._recipe.tile, rng)])
+
+    def _known(self, rng: np.random.Generator) -> TrainingTile:
+        material, size = self._material, self._recipe.tile
+        if material.defective and (not material.flawless or rng.random() < 0.7):
+            picture = _pick(material.defective, rng)
+            assert picture.mask is not None  # noqa: S101 — it is in ``defective``
+            mask = mirror_pad(picture.mask, size)
+            window = _window_on(mask, size, rng)
+        else:
+            picture = _pick(material.flawless, rng)
+            mask = mirror_pad(np.zeros(picture.image.shape[:2], bool), size)
+            window = random_window(mask.shape, size, rng)
+        weight = np.ones(picture.image.shape[:2], np.float32)
+        if picture.mask is None and picture.boxes is not None:
+            for x0, y0, x1, y1 in np.rint(picture.boxes).astype(int):
+                weight[max(0, y0) : y1, max(0, x0) : x1] = 0
+        return TrainingTile(
+            to_rgb(mirror_pad(picture.image, size)[window]),
+            mask[window].astype(np.float32),
+            mirror_pad(weight, size)[window],
+            "real",
+        )
+
+
+def mirror_pad(array: np.ndarray, size: int) -> np.ndarray:
+    """The array, HW or HWC, mirrored below and to the right until no side is shorter than ``size``."""
+    down, right = max(0, size - array.shape[0]), max(0, size - array.shape[1])
+    if not (down or right):
+        return array
+    return np.pad(array, ((0, down), (0, right)) + ((0, 0),) * (array.ndim - 2), "symmetric")
+
+
+def random_window(shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A square window anywhere in ``shape``, moved to the origin where a side is shorter than ``size``."""
+    top = int(rng.integers(max(1, shape[0] - size + 1)))
+    left = int(rng.integers(max(1, shape[1] - size + 1)))
+    return slice(top, top + size), slice(left, left + size)
+
+
+def _window_on(mask: Mask, size: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A square window with some defect in it, not always in its middle."""
+    rows, columns = np.nonzero(mask)
+    at = int(rng.integers(len(rows)))
+    starts = [
+        int(np.clip(centre[at] - rng.integers(size // 8, size - size // 8), 0, length - size))
+        for centre, length in ((rows, mask.shape[0]), (columns, mask.shape[1]))
+    ]
+    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
+
+
+def _several(
+    cloth: Picture, rng: np.random.Generator, once: Callable[[Picture], tuple[Picture, Mask]]
+) -> tuple[Picture, Mask]:
+    """One defect, in a third of the tiles two."""
+    image, mask = once(cloth)
+    if rng.random() < 1 / 3:
+        image, more = once(image)
+        mask = mask | more
+    return image, mask
+
+
+def _unlabelled_good(cloth: Picture) -> TrainingTile:
+    shape = cloth.shape[:2]
+    return TrainingTile(cloth, np.zeros(shape, np.float32), np.ones(shape, np.float32), "good")
+
+
+def _pick(of: Mapping[str, Sequence], rng: np.random.Generator):  # type: ignore[no-untyped-def,type-arg]
+    """A member of a collection, every collection being as likely as another."""
+    names = list(of)
+    chosen = of[names[int(rng.integers(len(names)))]]
+    return chosen[int(rng.integers(len(chosen)))]
