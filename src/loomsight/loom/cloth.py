@@ -154,9 +154,9 @@ def _picture(cloth: Renderer, first: int, height: int, patches: list[tuple[int, 
 
 def _add(onto: np.ndarray, patch: np.ndarray, top: int, left: int) -> None:
     """Add a patch where it lies within `onto`; a mask is joined."""
-    rows = slice(max(0, top), max(0, min(onto.shape[0], top + patch.shape[0])))
-    columns = slice(left, left + patch.shape[1])
-    onto[rows, columns] += patch[rows.start - top : rows.stop - top]
+    first, last = max(0, top), min(onto.shape[0], top + patch.shape[0])
+    if first < last:
+        onto[first:last, left : left + patch.shape[1]] += patch[first - top : last - top]
 
 
 def _woven(number: int, defect: DefectSpec, mask: Mask, mm_per_px: float) -> WovenDefect:

@@ -155,7 +155,8 @@ class Renderer:
         if self.spec.blur <= 0:
             return seen
         size = 2 * self.reach + 1
-        return np.asarray(cv2.GaussianBlur(seen, (size, size), self.spec.blur)).reshape(seen.shape)
+        soft = np.asarray(cv2.GaussianBlur(seen, (size, size), self.spec.blur), np.float32)
+        return soft.reshape(seen.shape)
 
     @property
     def reach(self) -> int:
