@@ -1,0 +1,386 @@
+"""The line: every picture of a source is scored, its regions get places, and the results are written.
+
+Pictures follow one another along the roll without gap or overlap. With ``along="y"`` the rows of a
+picture run across the roll, as a line-scan camera over the web gives them: its height is length of
+roll, x = 0 is the left selvedge. With ``along="x"`` its width is length, and y = 0 the left selvedge.
+A picture that cannot be read still takes its length of roll, that of the one before it.
+
+Memory does not grow with the number of pictures: rows go to disk as they come, and the report keeps a
+bounded number of crops.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from loomsight import __version__
+from loomsight.errors import ImageError, LoomsightError, UsageError
+from loomsight.fabric.images import encode_png, write_png
+from loomsight.fabric.regions import find_regions
+from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.files import new_folder, write_bytes
+from loomsight.inspection.record import Found, Gap, Record, is_inspection
+from loomsight.inspection.report import Gallery, write_report
+from loomsight.inspection.rollmap import Mark, RollMap
+from loomsight.inspection.sources import Frame, Prefetched, Source, Unread, open_source
+from loomsight.profile import Profile
+from loomsight.progress import Progress
+
+if TYPE_CHECKING:
+    from loomsight.runtime.engine import Engine
+
+Along = Literal["x", "y"]
+_GAPS_TOLD = 50
+
+
+@dataclass(slots=True)
+class Ledger:
+    """received = inspected + skipped + failed: every picture is accounted for.
+
+    Attributes:
+        skipped: could not be read; failed: could be read, but the network gave no answer.
+    """
+
+    received: int = 0
+    inspected: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class Inspection:
+    """The outcome of an inspection; the rows are in its folder.
+
+    Attributes:
+        out: the folder; source: what was inspected; when: local time, ISO 8601; along: "x" or "y".
+        ledger: what became of the pictures.
+        length_px: of the roll, what was not inspected included; width_px: of the widest picture.
+        inspected_px: length inspected; megapixels: area inspected.
+        mm_per_px: the scale, or None.
+        regions: how many were found; defective: in how many pictures; highest: their highest score.
+        promised, unit: the profile's promise of false alarms.
+        notes: what the reader should know; warnings: what the reader must know.
+    """
+
+    out: Path
+    source: str
+    profile: str
+    when: str
+    along: Along
+    mm_per_px: float | None
+    promised: float
+    unit: str
+    ledger: Ledger = field(default_factory=Ledger)
+    length_px: int = 0
+    width_px: int = 0
+    inspected_px: int = 0
+    megapixels: float = 0.0
+    regions: int = 0
+    defective: int = 0
+    highest: float = 0.0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def length_m(self) -> float | None:
+        """Metres of roll, what was not inspected included; None without a scale."""
+        return None if self.mm_per_px is None else self.length_px * self.mm_per_px / 1000
+
+    @property
+    def inspected_m(self) -> float | None:
+        """Metres of roll that were inspected; None without a scale."""
+        return None if self.mm_per_px is None else self.inspected_px * self.mm_per_px / 1000
+
+    @property
+    def per_100_m(self) -> float | None:
+        """Regions per 100 inspected metres; None without a scale."""
+        return 100 * self.regions / self.inspected_m if self.inspected_m else None
+
+    @property
+    def per_megapixel(self) -> float:
+        """Regions per million inspected pixels."""
+        return self.regions / self.megapixels if self.megapixels else 0.0
+
+    @property
+    def expected_false(self) -> float | None:
+        """False alarms that the profile's promise allows on cloth of this size."""
+        if self.unit == "megapixel":
+            return self.promised * self.megapixels
+        return self.promised * self.inspected_m / 100 if self.inspected_m is not None else None
+
+    @property
+    def extent(self) -> str:
+        """What was inspected, in the unit that is known."""
+        return f"{self.inspected_m:,.2f} m" if self.inspected_m is not None else f"{self.megapixels:,.2f} Mpx"
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain values, for JSON."""
+        return {
+            "out": str(self.out), "source": self.source, "profile": self.profile, "when": self.when,
+            "along": self.along, "mm_per_px": self.mm_per_px, "ledger": asdict(self.ledger),
+            "length_px": self.length_px, "width_px": self.width_px, "length_m": _rounded(self.length_m),
+            "inspected_m": _rounded(self.inspected_m), "megapixels": round(self.megapixels, 6),
+            "regions": self.regions, "pictures_with_regions": self.defective,
+            "highest_score": round(self.highest, 5),
+            "per_100_m": _rounded(self.per_100_m), "per_megapixel": round(self.per_megapixel, 4),
+            "false_alarms_to_expect": _rounded(self.expected_false), "seconds": round(self.seconds, 3),
+            "warnings": self.warnings, "notes": self.notes,
+        }  # fmt: skip
+
+
+class Scorer(Protocol):
+    """What an inspection needs of an engine."""
+
+    def score(self, image: Picture) -> ScoreMap:
+        """A picture in, its score map out: float32 HW in [0, 1], the picture's size."""
+
+
+def inspect(
+    source: Source | Path | str,
+    profile: Profile,
+    out: Path,
+    *,
+    engine: Engine | Scorer | None = None,
+    maps: bool = False,
+    along: Along = "y",
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Inspect a source and write ``regions.json``, ``regions.csv``, ``rollmap.png`` and ``report.html``.
+
+    Args:
+        source: a folder, a glob, a picture, a strip or a video.
+        profile: of the fabric.
+        out: the folder to write, whole or not at all; an earlier inspection there is replaced, anything
+            else is refused.
+        engine: scores the pictures; by default the profile's own.
+        maps: write every score map too, as ``maps/STEM.png``, 16 bits, score × 65535.
+        along: the axis of the pictures that runs along the roll.
+        strict: a picture that cannot be read ends the inspection; otherwise it is skipped and counted.
+
+    Raises:
+        UsageError: there is nothing to inspect, or ``out`` is in use.
+        ImageError: a picture cannot be read and ``strict`` is set, or not one could be read.
+        ProfileError: the profile was damaged since it was opened.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    progress = progress or Progress()
+    frames = source if isinstance(source, Source) else open_source(source)
+    check_out(out, frames, profile)
+    with new_folder(out, replace=out.is_dir() and is_inspection(out)) as work:
+        walk = _Walk(
+            frames, profile, engine or profile.engine(), out=out, maps=work if maps else None, along=along
+        )
+        with Record(work, profile.scale) as record:
+            walk.run(record, strict=strict, progress=progress)
+            _write_results(walk, record, work)
+    return walk.result
+
+
+def check_out(out: Path, source: Source, profile: Profile) -> None:
+    """Whether an inspection may be written there.
+
+    Raises:
+        UsageError: the folder holds the source, the profile, or anything that is no earlier inspection.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError("cannot make a folder", where=out, why="a file of that name exists")
+    for what, path in (("pictures", source.root), ("profile", profile.folder)):
+        if path.resolve().is_relative_to(out.resolve()) and out.is_dir():
+            raise UsageError(
+                "not written", where=out, why=f"the {what} are in it", do="choose another with --out"
+            )
+    if out.is_dir() and any(out.iterdir()) and not is_inspection(out):
+        raise UsageError(
+            "the folder exists", where=out, why="it is no earlier inspection", do="choose another with --out"
+        )
+
+
+class _Walk:
+    """Goes through the frames once and keeps what has to be known at the end."""
+
+    def __init__(
+        self, frames: Source, profile: Profile, engine: Scorer, *, out: Path, maps: Path | None, along: Along
+    ) -> None:
+        point = profile.card.operating_point
+        self.frames, self.profile, self.gallery = frames, profile, Gallery()
+        self.gaps: list[Gap] = []  # the first few, for the report
+        self.result = Inspection(
+            out=out, source=frames.title, profile=profile.name, along=along, mm_per_px=profile.scale,
+            when=datetime.now().astimezone().isoformat(timespec="seconds"),
+            promised=point.promised, unit=point.unit, notes=list(frames.notes),
+        )  # fmt: skip
+        self._engine, self._maps, self._point = engine, maps, point
+        self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
+        self._last: int | None = None  # length of the picture before, pixels
+        self._first_error: ImageError | None = None
+
+    def run(self, record: Record, *, strict: bool, progress: Progress) -> None:
+        ledger, began = self.result.ledger, time.monotonic()
+        with Prefetched(self.frames) as frames:
+            for frame in frames:
+                if isinstance(frame, Frame):
+                    self._frame(frame, record)
+                elif strict:
+                    raise frame.error
+                else:
+                    self._unread(frame, record)
+                    progress.say(f"skipped: {frame.error}")
+                # Without a known total the bar never looks finished.
+                progress.step("inspect", ledger.received, self.frames.total or ledger.received + 1)
+        self.result.seconds = time.monotonic() - began
+        if not ledger.inspected:
+            self._nothing()
+        missing = ledger.skipped + ledger.failed
+        if missing:
+            self.result.warnings.append(
+                f"{missing:,} of {ledger.received:,} pictures were not inspected: "
+                f"{ledger.skipped:,} could not be read, {ledger.failed:,} got no answer from the network."
+            )
+
+    def _frame(self, frame: Frame, record: Record) -> None:
+        result, image = self.result, frame.image
+        height, width = image.shape[:2]
+        length, across = (height, width) if result.along == "y" else (width, height)
+        self._last = length
+        for unread in self._waiting:
+            self._skip(unread, record)
+        self._waiting.clear()
+        result.ledger.received += 1
+        result.width_px = max(result.width_px, across)
+        start = result.length_px
+        result.length_px += length
+        try:
+            score = _checked(self._engine.score(image), image)
+        except LoomsightError as error:
+            result.ledger.failed += 1
+            self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))
+            return
+        point = self._point
+        regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+        founds = []
+        for region in regions:
+            x, y = (region.box[0] + region.box[2]) / 2, (region.box[1] + region.box[3]) / 2
+            along, side = (y, x) if result.along == "y" else (x, y)
+            founds.append(Found(frame.name, frame.index, region, start + along, side, result.mm_per_px))
+        for found in founds:
+            record.add(found)
+        self.gallery.offer(founds, image, score, point.threshold)
+        if self._maps is not None:
+            # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
+            write_png(
+                self._maps / "maps" / f"{frame.stem}.png",
+                np.rint(score * np.float64(65535)).astype(np.uint16),
+            )
+        result.ledger.inspected += 1
+        result.inspected_px += length
+        result.megapixels += height * width / 1e6
+        result.regions += len(founds)
+        result.defective += bool(founds)
+        result.highest = max(result.highest, float(score.max()))
+
+    def _unread(self, unread: Unread, record: Record) -> None:
+        self._first_error = self._first_error or unread.error
+        if self._last is None:
+            self._waiting.append(unread)
+        else:
+            self._skip(unread, record)
+
+    def _skip(self, unread: Unread, record: Record) -> None:
+        result = self.result
+        result.ledger.received += unread.count
+        result.ledger.skipped += unread.count
+        start = result.length_px
+        result.length_px += (self._last or 0) * unread.count
+        self._gap(
+            record,
+            Gap(
+                unread.name, unread.index, unread.count, start, result.length_px, "skipped", str(unread.error)
+            ),
+        )
+
+    def _gap(self, record: Record, gap: Gap) -> None:
+        record.add_gap(gap)
+        if len(self.gaps) < _GAPS_TOLD:
+            self.gaps.append(gap)
+
+    def _nothing(self) -> None:
+        """Raise: not one picture was inspected."""
+        unread = sum(unread.count for unread in self._waiting)
+        if self._first_error is not None and unread <= 1 and not self.gaps:
+            raise self._first_error
+        why = (
+            str(self._first_error)
+            if self._first_error is not None
+            else self.gaps[0].reason
+            if self.gaps
+            else ""
+        )
+        raise ImageError(
+            "not one picture could be inspected",
+            where=self.frames.root,
+            why=f"the first reason of many is: {why}",
+        )
+
+
+def _write_results(walk: _Walk, record: Record, work: Path) -> None:
+    result, profile = walk.result, walk.profile
+    crops = walk.gallery.crops()
+    numbers = {(crop.found.index, crop.found.region.box): number for number, crop in enumerate(crops, 1)}
+    metric = result.length_m is not None
+    scale = result.mm_per_px or 1.0
+    per_along = scale / 1000 if metric else 1.0
+    count = f"{result.regions:,} region{'s' * (result.regions != 1)}"
+    rollmap = RollMap(
+        title=f"Roll map · {profile.name}",
+        subtitle=f"{count} in {result.extent} · {result.ledger.inspected:,} of {result.ledger.received:,} "
+        f"pictures inspected · {result.when[:10]}",
+        length=result.length_px * per_along,
+        width=result.width_px * scale,
+        unit="m" if metric else "px",
+        width_unit="mm" if metric else "px",
+        threshold=profile.threshold,
+    )
+    marks = (
+        Mark(
+            found.along * per_along,
+            found.across * scale,
+            found.region.length * scale,
+            found.region.score,
+            numbers.get((found.index, found.region.box)),
+        )
+        for found in record.regions()
+    )
+    gaps = ((gap.start * per_along, gap.stop * per_along) for gap in record.gaps())
+    png = encode_png(rollmap.draw(marks, gaps))
+    write_bytes(work / "rollmap.png", png)
+    record.write_json(
+        {
+            "schema_version": 1,
+            "program": f"loomsight {__version__}",
+            "threshold": profile.threshold,
+            **{key: value for key, value in result.summary().items() if key != "out"},
+        }
+    )
+    write_report(result, profile, png, crops, walk.gaps).write(work / "report.html")
+
+
+def _checked(score: ScoreMap, image: Picture) -> ScoreMap:
+    if score.shape != image.shape[:2]:
+        raise LoomsightError(
+            "no score map", why=f"the network gave {score.shape} for {image.shape[:2]} pixels"
+        )
+    if not np.isfinite(score).all():
+        raise LoomsightError("no score map", why="the network's answer is not a number")
+    return score
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

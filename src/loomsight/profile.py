@@ -1,0 +1,399 @@
+"""The fabric profile: one folder that holds all that a line needs to inspect one fabric.
+
+::
+
+    twill/
+      profile.json          what it is: network, threshold, scale, recipe, training, and the hash of each file
+      profile.sha256        the hash of profile.json, in the form that sha256sum -c reads
+      weights.safetensors   the network
+      texture.safetensors   how the learned cloth looks, to notice another cloth
+      samples/01.png …      a few pictures of the learned cloth
+      report.html           how it was learned
+
+It is written at once or not at all, may be moved and copied, and holds no pickled object. Opening it
+reads every file and compares its hash, so a damaged copy is noticed before a metre is inspected. The
+hashes find damage, not forgery: whoever can write the folder can write new hashes too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
+
+from loomsight import __version__
+from loomsight.config import Config
+from loomsight.errors import ProfileError, UsageError
+from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.images import write_png
+from loomsight.fabric.types import Picture
+from loomsight.files import new_folder, sha256_file, write_bytes, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from loomsight.runtime.engine import TorchEngine
+
+SCHEMA = 1
+"""The version of the folder's form; a newer one is refused, an older one will be read."""
+WEIGHTS, TEXTURE, REPORT = "weights.safetensors", "texture.safetensors", "report.html"
+NETWORK, FORMS = "deeplab", ("lite", "paper")
+"""What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
+CARD, SEAL = "profile.json", "profile.sha256"
+_LARGEST_CARD = 16 * 2**20  # bytes; a card is a few kB, and nothing larger is worth parsing
+_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+
+
+def _possible(point: OperatingPoint) -> OperatingPoint:
+    if not (
+        0 <= point.threshold <= 1 and point.promised >= 0 and point.min_area >= 1 and point.merge_gap >= 0
+    ):
+        raise ValueError("no operating point has these numbers")
+    return point
+
+
+class FileCard(Config):
+    """The hash and the size of one file of the folder."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class NetworkCard(Config):
+    """Which network the weights belong to, and the settings that build it."""
+
+    name: str
+    settings: dict[str, JsonValue] = {}
+
+
+class Card(Config):
+    """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown."""
+
+    schema_version: int
+    name: str
+    created: str
+    program: str
+    network: NetworkCard
+    mm_per_px: float | None = Field(gt=0, allow_inf_nan=False)
+    operating_point: Annotated[OperatingPoint, AfterValidator(_possible)]
+    texture: dict[str, JsonValue] = {}
+    recipe: dict[str, JsonValue] = {}
+    training: dict[str, JsonValue] = {}
+    files: dict[str, FileCard]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A fabric profile that was verified when it was opened."""
+
+    folder: Path
+    card: Card
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def threshold(self) -> float:
+        """The score, in [0, 1], above which a pixel is defective."""
+        return self.card.operating_point.threshold
+
+    @property
+    def scale(self) -> float | None:
+        """Millimetres per pixel, or None when nobody said."""
+        return self.card.mm_per_px
+
+    @classmethod
+    def save(
+        cls,
+        folder: Path,
+        *,
+        name: str,
+        form: str,
+        weights: Mapping[str, Tensor],
+        operating_point: OperatingPoint,
+        mm_per_px: float | None = None,
+        texture: Mapping[str, NDArray[Any]] | None = None,
+        texture_facts: Mapping[str, JsonValue] | None = None,
+        recipe: Mapping[str, JsonValue] | None = None,
+        training: Mapping[str, JsonValue] | None = None,
+        samples: Sequence[Picture] = (),
+        report: str = "",
+        replace: bool = False,
+    ) -> Self:
+        """Write a profile folder, whole or not at all, and open it.
+
+        Args:
+            folder: where; must not exist, or be empty, or with ``replace`` be an earlier profile.
+            form: of the network, "lite" or "paper".
+            weights: the network's state dict; NaN and infinity are refused.
+            texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
+                goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
+            samples: pictures of the learned cloth, uint8 HW or HWC RGB.
+            report: the HTML of the learning report.
+
+        Raises:
+            UsageError: the name or the folder is wrong.
+            ProfileError: a weight is not a number.
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        import safetensors.numpy
+        import safetensors.torch
+
+        check_name(name)
+        check_target(folder, replace=replace)
+        for key, tensor in weights.items():
+            if not bool(tensor.isfinite().all()):
+                raise ProfileError("the weights are not to be saved", where=key, why="not all are numbers")
+        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+        with new_folder(folder, replace=replace) as work:
+            write_bytes(work / WEIGHTS, safetensors.torch.save(plain))
+            arrays = {key: np.ascontiguousarray(value) for key, value in (texture or {}).items()}
+            write_bytes(work / TEXTURE, safetensors.numpy.save(arrays))
+            for number, picture in enumerate(samples, 1):
+                write_png(work / "samples" / f"{number:02d}.png", picture)
+            if report:
+                write_text(work / REPORT, report)
+            card = Card.parse(
+                {
+                    "schema_version": SCHEMA,
+                    "name": name,
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "program": f"loomsight {__version__}",
+                    "network": {"name": NETWORK, "settings": {"form": form}},
+                    "mm_per_px": mm_per_px,
+                    "operating_point": operating_point,
+                    "texture": dict(texture_facts or {}),
+                    "recipe": dict(recipe or {}),
+                    "training": dict(training or {}),
+                    "files": _hashes(work),
+                },
+                where=f"profile {name}",
+            )
+            write_json(work / CARD, card.model_dump(mode="json"))
+            write_bytes(work / SEAL, _seal((work / CARD).read_bytes()))
+        return cls(folder, card)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        """Open a profile and verify every file in it.
+
+        Raises:
+            ProfileError: it is missing, incomplete, damaged or of a newer version; it names the file.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ProfileError(
+                "no such profile",
+                where=folder,
+                why="it is no folder" if folder.exists() else "it does not exist",
+                do="give the folder that loomsight learn made",
+            )
+        card = _read_card(folder)
+        for name, file in card.files.items():
+            _checked_path(folder, name, file.size)
+            with _read_errors(folder / name):
+                if sha256_file(folder / name) != file.sha256:
+                    raise _damaged(folder / name)
+        if WEIGHTS not in card.files:
+            raise ProfileError(
+                "the profile is incomplete", where=folder, why=f"{WEIGHTS} is not listed in it"
+            )
+        return cls(folder, card)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one of its files, verified again as they are read.
+
+        Raises:
+            ProfileError: the file is not listed, gone, or has changed since the profile was opened.
+        """
+        if name not in self.card.files:
+            raise ProfileError("the profile has no such file", where=self.folder / name)
+        file = self.card.files[name]
+        path = _checked_path(self.folder, name, file.size)
+        with _read_errors(path):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise _damaged(path)
+        return data
+
+    def texture(self) -> dict[str, NDArray[Any]]:
+        """The arrays that describe the learned cloth; empty when none were saved."""
+        import safetensors
+        import safetensors.numpy
+
+        if TEXTURE not in self.card.files:
+            return {}
+        try:
+            return safetensors.numpy.load(self.read(TEXTURE))
+        except safetensors.SafetensorError as error:
+            raise _damaged(self.folder / TEXTURE) from error
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's state dict."""
+        import safetensors
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load(self.read(WEIGHTS))
+        except safetensors.SafetensorError as error:
+            raise _damaged(self.folder / WEIGHTS) from error
+
+    def engine(self) -> TorchEngine:
+        """The runtime that turns a picture into a score map; torch is loaded here and not before.
+
+        Raises:
+            ProfileError: the network is unknown to this program, or the weights are not its own.
+        """
+        from loomsight.detection import deeplab
+        from loomsight.runtime.engine import TorchEngine
+
+        card = self.card.network
+        if card.name != NETWORK or card.settings.get("form") not in FORMS:
+            why = f"this program does not know its network, {card.name} {dict(card.settings)}"
+            raise ProfileError("the profile cannot be used", where=self.folder / CARD, why=why)
+        network = deeplab.build(cast(deeplab.Form, card.settings["form"]), pretrained=False)
+        try:
+            network.load_state_dict(self.weights())
+        except RuntimeError as error:  # torch's word for missing or unexpected weights
+            why = "these are not the weights of its network"
+            raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
+        return TorchEngine(network)
+
+
+def check_name(name: str) -> str:
+    """A fabric's name: letters of any script, digits, and - _ . space; at most 80 characters.
+
+    Raises:
+        UsageError: it could not be a folder's name on every system.
+    """
+    wrong = sorted({char for char in name if not (char.isalnum() or char in "-_. ")})
+    why = ""
+    if not name.strip() or len(name) > 80:
+        why = "it must have 1 to 80 characters"
+    elif wrong:
+        why = f"{' '.join(repr(char) for char in wrong)} cannot stand in a name"
+    elif name[0] in ". -" or name[-1] in ". ":
+        why = "it must begin with a letter or a digit, and not end with a dot or a space"
+    elif name.partition(".")[0].strip().lower() in _RESERVED:
+        why = "some systems keep this name for a device"
+    if why:
+        raise UsageError(
+            "bad name for a fabric", where=repr(name), why=why, do="use letters, digits, - _ . and spaces"
+        )
+    return name
+
+
+def check_target(folder: Path, *, replace: bool = False) -> None:
+    """Whether a profile may be written there, said before hours of learning and not after.
+
+    Raises:
+        UsageError: a file, or a folder with something in it; with ``replace``, something that is no profile.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("cannot write a profile", where=folder, why="a file of that name exists")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not replace:
+            raise UsageError("the folder exists", where=folder, do="remove it, or choose another with --out")
+        if not (folder / CARD).is_file():
+            raise UsageError(
+                "not replaced", where=folder, why="it is no profile", do="choose another with --out"
+            )
+
+
+def _read_card(folder: Path) -> Card:
+    path = folder / CARD
+    with _read_errors(path):
+        for each in (path, folder / SEAL):
+            if each.is_symlink() or each.stat().st_size > _LARGEST_CARD:
+                raise _damaged(each, "it is a link or too large")
+        data, seal = path.read_bytes(), (folder / SEAL).read_bytes()
+    if seal != _seal(data):
+        # A newer program may protect its card in another way: its version is the more useful answer.
+        _refuse_newer(path, data)
+        raise _damaged(path, f"its hash is not the one in {SEAL}")
+    _refuse_newer(path, data)
+    try:
+        return Card.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ProfileError("the profile cannot be used", where=path, why=f"{key}: {first['msg']}") from error
+
+
+def _refuse_newer(path: Path, data: bytes) -> None:
+    try:
+        card = json.loads(data)
+        version = card["schema_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(path, "it is no profile card") from error
+    if not isinstance(version, int) or version < 1:
+        raise _damaged(path, "it has no schema version")
+    if version > SCHEMA:
+        raise ProfileError(
+            "the profile is of a newer version",
+            where=path,
+            why=f"version {version}, this program reads up to {SCHEMA}",
+            do="update loomsight",
+        )
+
+
+def _checked_path(folder: Path, name: str, size: int) -> Path:
+    """The path of a listed file, which must be a plain file inside the folder and have its size."""
+    parts = PurePosixPath(name).parts
+    plain = bool(parts) and "/".join(parts) == name and not {"..", "."} & set(parts) and parts[0] != "/"
+    if not plain or any(char in name for char in "\\:\0"):
+        raise ProfileError(
+            "the profile is refused", where=folder, why=f"it lists {name!r}, which leads out of it"
+        )
+    path = folder
+    for part in parts:
+        path /= part
+        if path.is_symlink():
+            raise ProfileError("the profile is refused", where=path, why="it is a link")
+    if not path.is_file():
+        raise ProfileError("the profile is incomplete", where=path, why="it is missing", do="copy it again")
+    if path.stat().st_size != size:
+        raise _damaged(path, f"it has {path.stat().st_size} bytes instead of {size}")
+    return path
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        where = error.filename or path
+        raise ProfileError(
+            "the profile is incomplete", where=where, why="it is missing", do="copy it again"
+        ) from error
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ProfileError("the profile cannot be read", where=path, why=why) from error
+
+
+def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size}
+        for path in files
+    }
+
+
+def _seal(data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {CARD}\n".encode()
+
+
+def _damaged(path: Path, why: str = "its content has changed since it was written") -> ProfileError:
+    return ProfileError(
+        "the profile is damaged", where=path, why=why, do="copy it again, or learn the fabric again"
+    )
