@@ -27,11 +27,11 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inp: int, width: int, stride: int, dilation: int) -> None:
+    def __init__(self, inp: int, width: int, stride: int, dilations: tuple[int, int]) -> None:
         super().__init__()
-        self.conv1 = _conv3(inp, width, stride, dilation)
+        self.conv1 = _conv3(inp, width, stride, dilations[0])
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3(width, width, 1, dilation)
+        self.conv2 = _conv3(width, width, 1, dilations[1])
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(inp, width, stride)
 
@@ -46,11 +46,11 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inp: int, width: int, stride: int, dilation: int) -> None:
+    def __init__(self, inp: int, width: int, stride: int, dilations: tuple[int, int]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inp, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv3(width, width, stride, dilation)
+        self.conv2 = _conv3(width, width, stride, dilations[0])
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
@@ -102,16 +102,17 @@ class ResNet(nn.Module):
         levels, strides = [64], [2]
         for stage, count in enumerate(counts, 1):
             step = 1 if stage == 1 else 2
-            # The block that loses its stride keeps the old dilation: its kernel still sees the old grid.
-            first = dilation
+            # The kernel that loses its stride keeps the old dilation, for it still sees the old grid.
+            dilations = (dilation, dilation)
             if step == 2 and stride == output_stride:
                 dilation, step = dilation * 2, 1
+                dilations = (dilations[0], dilation)
             stride *= step
             width = 64 * 2 ** (stage - 1)
             blocks: list[nn.Module] = []
             for index in range(count):
-                spread = first if index == 0 else dilation
-                blocks.append(block(channels, width, step if index == 0 else 1, spread))
+                blocks.append(block(channels, width, step if index == 0 else 1, dilations))
+                dilations = (dilation, dilation)
                 channels = width * block.expansion
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
             levels.append(channels)

@@ -2,8 +2,9 @@
 
 The autocorrelation of a cloth (Wiener and Khinchin: the inverse Fourier transform of its power spectrum)
 peaks at every shift that lays the weave upon itself. Along an axis those shifts are multiples of the
-repeat; in a twill or a satin the weave also fits after a small sideways step, but along one axis alone
-only after its whole repeat, so plain, twill and basket are read the same way.
+repeat; a twill also fits after a small step along both axes, but along one alone only after its whole
+repeat, so plain, twill and basket are read the same way. It is the repeat that the camera sees: where
+neighbouring yarns look alike, that is less than the lift plan's.
 
 No network and no torch in here.
 """
@@ -32,7 +33,8 @@ class Period:
     Attributes:
         warp: px from one repeat to the next along the warp, the picture's height; None: no period found.
         weft: px along the weft, the picture's width; None: no period found.
-        warp_confidence: in [0, 1], how much of the cloth's variation comes back after ``warp``.
+        warp_confidence: in [0, 1], how far the correlation rises again after ``warp`` and twice ``warp``:
+            0 on noise, 1 on a clean weave.
         weft_confidence: the same for ``weft``.
     """
 
