@@ -25,6 +25,7 @@ from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.files import new_folder, write_bytes
+from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.record import Found, Gap, Record, is_inspection
 from loomsight.inspection.report import Gallery, write_report
 from loomsight.inspection.rollmap import Mark, RollMap
@@ -218,6 +219,7 @@ class _Walk:
             promised=point.promised, unit=point.unit, notes=list(frames.notes),
         )  # fmt: skip
         self._engine, self._maps, self._point = engine, maps, point
+        self._cloth = ClothCheck(profile, frames.total)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
         self._first_error: ImageError | None = None
@@ -238,6 +240,11 @@ class _Walk:
         self.result.seconds = time.monotonic() - began
         if not ledger.inspected:
             self._nothing()
+        strange = self._cloth.warning()
+        if strange:
+            self.result.warnings.append(strange)
+        if self._cloth.note:
+            self.result.notes.append(self._cloth.note)
         missing = ledger.skipped + ledger.failed
         if missing:
             self.result.warnings.append(
@@ -273,6 +280,7 @@ class _Walk:
         for found in founds:
             record.add(found)
         self.gallery.offer(founds, image, score, point.threshold)
+        self._cloth.look(frame.index, image)
         if self._maps is not None:
             # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
             write_png(

@@ -1,0 +1,79 @@
+"""``loomsight inspect``: find the defects in pictures of a roll, and where they are."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Along(StrEnum):
+    """The axis of a picture that runs along the roll."""
+
+    X = "x"
+    Y = "y"
+
+
+def inspect(
+    source: Annotated[
+        str, typer.Argument(help="A folder of pictures, a 'pattern*.png', a picture or a video.")
+    ],
+    *,
+    profile: Annotated[Path, typer.Option(help="The fabric's profile: the folder that learn made.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results; PROFILE-inspection if not given.", show_default=False),
+    ] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Write each score map too: maps/NAME.png, 16 bits, score × 65535.")
+    ] = False,
+    along: Annotated[
+        Along, typer.Option(help="The pictures' axis that runs along the roll: y, their height, or x.")
+    ] = Along.Y,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Inspect cloth: find its defects, their places, and draw the roll map.
+
+    Writes regions.json, regions.csv, rollmap.png and report.html. Pictures follow one another along the
+    roll in the order of their names; a video's frames likewise. An earlier inspection in the same folder is
+    replaced; any other folder with something in it is left alone. Exit code 0: inspected, whatever was found.
+
+    Examples:
+      loomsight inspect roll7/ --profile twill
+      loomsight inspect 'roll7/cam1_*.png' --profile twill --out roll7-report --maps
+      loomsight inspect strip.png --profile twill --along x --json
+    """
+    from loomsight.inspection import line
+    from loomsight.inspection.sources import open_source
+    from loomsight.profile import Profile
+    from loomsight.progress import for_stream
+
+    frames = open_source(source)
+    opened = Profile.open(profile)
+    folder = out or Path(f"{opened.name}-inspection")
+    line.check_out(folder, frames, opened)
+    progress = for_stream()
+    try:
+        result = line.inspect(
+            frames, opened, folder, maps=maps, along=along.value, strict=strict, progress=progress
+        )
+    finally:
+        progress.close()
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(result.summary(), indent=2, ensure_ascii=False))
+        return
+    for text in (*result.warnings, *result.notes):
+        typer.echo(f"note: {text}", err=True)
+    rate = f", {result.per_100_m:,.1f} per 100 m" if result.per_100_m is not None else ""
+    typer.echo(
+        f"{result.regions:,} regions in {result.defective:,} of {result.ledger.inspected:,} pictures, "
+        f"{result.extent}{rate}"
+    )
+    typer.echo(f"report: {folder / 'report.html'}")
