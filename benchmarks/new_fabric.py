@@ -1,0 +1,212 @@
+"""The new-fabric protocol: what does each way of making training samples give on cloth never seen?
+
+For each fold one fabric is new and all others are known. The learner sees the new fabric's first ten good
+pictures and nothing else of it; everything else of it is the test. All arms have the same known pictures,
+steps, batch and share of synthetic tiles. The operating point is set on the ten good pictures alone.
+
+    python benchmarks/new_fabric.py --data ../shared/data --arms none,paste,drawn,paste+drawn --seeds 0,1,2
+
+Finished rows are kept in the results file (JSON lines) and not computed again, so the work can be done in
+pieces; ``--steps 400,800,1600`` measures one training on its way. ``--report`` only prints the table.
+The last line printed is the list of rows as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from loomsight.datasets import Fold, new_fabric_fold, read_dataset
+from loomsight.detection.deeplab import Segmenter
+from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
+from loomsight.evaluation.pixels import PixelScores
+from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.fabric.types import LabelledPicture, Picture
+from loomsight.learn.cloth import part
+from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, SegmenterSettings, train_segmenter
+from loomsight.runtime.engine import TorchEngine
+from loomsight.synthesis.recipe import Material, Recipe
+
+FOLDS = "aitex_f00,aitex_f01,aitex_f03,aitex_f04"
+ARMS = "none,augmix,paste,poisson,perlin,drawn,paste+drawn,paste+poisson+perlin+drawn"
+COLUMNS = ("ap_picture", "ap", "f1", "auroc", "aupro", "recall", "false_alarms_per_mpx", "minutes")
+ALARMS = AlarmRate.per_megapixel(1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="a tree of fabrics")
+    parser.add_argument("--folds", default=FOLDS, help="fabrics to take as new")
+    parser.add_argument("--arms", default=ARMS, help="recipes, separated by commas")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", default="400", help="where to measure; the training ends at the last")
+    parser.add_argument("--good", type=int, default=10, help="good pictures of the new fabric that are seen")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
+    parser.add_argument("--results", type=Path, default=Path("results/new_fabric.jsonl"))
+    parser.add_argument(
+        "--report", action="store_true", help="print the table of the results file, run nothing"
+    )
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    done = list(read_rows(asked.results))
+    if not asked.report:
+        if not asked.data.is_dir():
+            sys.exit(f"new_fabric: {asked.data} is not there: give a tree of fabrics with --data")
+        run_missing(asked, done)
+        done = list(read_rows(asked.results))
+    print(table(done))
+    print(json.dumps(done))
+
+
+def run_missing(asked: argparse.Namespace, done: list[dict[str, Any]]) -> None:
+    """Compute what is asked for and not in the results file yet; append each row when it is known."""
+    have = {(row["fold"], row["arm"], row["seed"], row["steps"]) for row in done}
+    steps = sorted(int(step) for step in asked.steps.split(","))
+    items = read_dataset(asked.data)
+    cache: dict[Path, LabelledPicture] = {}
+    for fabric in asked.folds.split(","):
+        fold = new_fabric_fold(items, fabric, good_seen=asked.good)
+        for seed in (int(seed) for seed in asked.seeds.split(",")):
+            for arm in asked.arms.split(","):
+                if all((fabric, arm, seed, step) in have for step in steps):
+                    continue
+                for row in measure(fold, arm, seed, steps, cache):
+                    if (row["fold"], row["arm"], row["seed"], row["steps"]) not in have:
+                        append(asked.results, row)
+                        shown = "  ".join(f"{name} {row[name]:.3f}" for name in COLUMNS)
+                        print(f"{fabric} {arm} seed {seed} steps {row['steps']}: {shown}", flush=True)
+
+
+def measure(
+    fold: Fold, arm: str, seed: int, steps: list[int], cache: dict[Path, LabelledPicture]
+) -> list[dict[str, Any]]:
+    """Train one arm on one fold with one seed, and score the test at each number of steps."""
+    for item in (*fold.known, *fold.seen_good, *fold.test):
+        if item.path not in cache:
+            cache[item.path] = item.load()
+    good = part([cache[item.path].image for item in fold.seen_good])
+    material = Material(good=good.learn, known=[cache[item.path] for item in fold.known])
+    test = [cache[item.path] for item in fold.test]
+    rows: list[dict[str, Any]] = []
+    started, testing = time.monotonic(), 0.0
+    every, at = math.gcd(*steps), 0
+
+    def score(networks: Mapping[str, nn.Module]) -> float:
+        nonlocal testing, at
+        at += every
+        if at not in steps:
+            return float(at)
+        begun = time.monotonic()
+        figures = figures_of(TorchEngine(cast(Segmenter, networks["segmenter"])), good.judge, test)
+        minutes = (begun - started - testing) / 60
+        testing += time.monotonic() - begun
+        rows.append(
+            {"fold": fold.fabric, "arm": arm, "seed": seed, "steps": at, **figures, "minutes": minutes}
+        )
+        return float(at)  # the later the better: nothing is chosen by the test
+
+    train_segmenter(
+        material,
+        Recipe(arms=tuple(arm.split("+"))),
+        SegmenterSettings(),
+        steps=steps[-1],
+        seed=seed,
+        validate=score,
+        validate_every=every,
+    )
+    return rows
+
+
+def figures_of(
+    engine: TorchEngine, good: Iterable[Picture], test: Iterable[LabelledPicture]
+) -> dict[str, Any]:
+    """All figures of one trained network."""
+    point = set_operating_point(
+        (engine.score(image) for image in good), ALARMS, min_area=MIN_AREA, merge_gap=MERGE_GAP
+    )
+    pixels, regions = PixelScores(), RegionCounts()
+    for picture in test:
+        scores = engine.score(picture.image)
+        pixels.add(scores, picture.mask)
+        regions += count_regions(
+            scores, picture.mask, point.threshold, min_area=MIN_AREA, merge_gap=MERGE_GAP
+        )
+    found = pixels.figures()
+    return {
+        "ap_picture": found.ap_picture,
+        "ap": found.ap,
+        "f1": found.f1,
+        "auroc": found.auroc,
+        "aupro": found.aupro,
+        "recall": regions.recall,
+        "false_alarms_per_mpx": regions.false_alarms_per_megapixel,
+        "threshold": point.threshold,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: for each arm and number of steps the mean over folds, and its deviation over seeds."""
+    lines = [
+        "| arm | steps | seeds | " + " | ".join(COLUMNS) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for arm, steps in sorted({(row["arm"], row["steps"]) for row in rows}, key=lambda key: (key[1], key[0])):
+        own = [row for row in rows if (row["arm"], row["steps"]) == (arm, steps)]
+        seeds = sorted({row["seed"] for row in own})
+        cells = []
+        for column in COLUMNS:
+            means = [np.mean([row[column] for row in own if row["seed"] == seed]) for seed in seeds]
+            spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
+            cells.append(f"{np.mean(means):.3f}{spread}")
+        lines.append(f"| {arm} | {steps} | {len(seeds)} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| fold | arm | steps | " + " | ".join(COLUMNS) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for fold, steps, arm in sorted({(row["fold"], row["steps"], row["arm"]) for row in rows}):
+        own = [row for row in rows if (row["fold"], row["steps"], row["arm"]) == (fold, steps, arm)]
+        cells = [f"{np.mean([row[column] for row in own]):.3f}" for column in COLUMNS]
+        lines.append(f"| {fold} | {arm} | {steps} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a results file; a line that a kill cut short is left out."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.endswith("}"):
+                yield json.loads(line)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a results file, whole or not at all; two runs may share the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, ("\n" if _cut_short(path) else "").encode() + json.dumps(row).encode() + b"\n")
+    finally:
+        os.close(handle)
+
+
+def _cut_short(path: Path) -> bool:
+    data = path.read_bytes()
+    return bool(data) and not data.endswith(b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The main job: from a folder of good pictures to a fabric profile."""

@@ -1,0 +1,99 @@
+"""Is this folder good cloth to learn from? What is wrong with it is said before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from loomsight.fabric.images import to_grey
+from loomsight.fabric.types import Picture
+
+FEW = 5  # with fewer pictures the operating point rests on too little cloth
+_SATURATED = 0.05  # share of pixels at the end of the range
+_SOFT = 0.25  # sharpness below this share of the median picture's
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Something about the good pictures that a person should look at; ``pictures`` are their names."""
+
+    kind: str
+    text: str
+    pictures: tuple[str, ...] = ()
+
+
+def sharpness(image: Picture) -> float:
+    """Energy of the finest detail as a share of all contrast: falls when the picture is out of focus."""
+    grey = to_grey(image).astype(np.float32)
+    spread = float(grey.var())
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / spread if spread > 0 else 0.0
+
+
+def doubts_about(names: Sequence[str], pictures: Sequence[Picture]) -> list[Doubt]:
+    """Look at good pictures: too few, without structure, out of focus, over- or underexposed."""
+    doubts = []
+    if len(pictures) < FEW:
+        plural = "" if len(pictures) == 1 else "s"
+        text = f"only {len(pictures)} good picture{plural}: {FEW} or more make the threshold firm"
+        doubts.append(Doubt("few", text))
+    detail = np.array([sharpness(image) for image in pictures])
+    flat = [name for name, image in zip(names, pictures, strict=True) if to_grey(image).std() < 1.5]
+    soft = [name for name, value in zip(names, detail, strict=True) if value < _SOFT * np.median(detail)]
+    bright = [n for n, i in zip(names, pictures, strict=True) if (to_grey(i) >= 254).mean() > _SATURATED]
+    dark = [n for n, i in zip(names, pictures, strict=True) if (to_grey(i) <= 1).mean() > _SATURATED]
+    for kind, found, text in (
+        ("flat", flat, "show no structure at all"),
+        (
+            "blurred",
+            [name for name in soft if name not in flat],
+            "are much softer than the others: out of focus?",
+        ),
+        ("overexposed", bright, "are white in places: too much light, or no cloth there?"),
+        ("underexposed", dark, "are black in places: too little light, or no cloth there?"),
+    ):
+        if found:
+            doubts.append(Doubt(kind, f"{len(found)} of {len(pictures)} pictures {text}", tuple(found)))
+    return doubts
+
+
+@dataclass(frozen=True, slots=True)
+class GoodCloth:
+    """Good pictures, parted into what is learned from and what sets the operating point.
+
+    Attributes:
+        learn: pictures to learn from; judge: pictures the threshold is set on.
+        disjoint: whether no pixel is in both.
+    """
+
+    learn: tuple[Picture, ...]
+    judge: tuple[Picture, ...]
+    disjoint: bool
+
+
+def part(pictures: Sequence[Picture], *, least: int = 160) -> GoodCloth:
+    """Keep a quarter of the cloth back for the operating point.
+
+    Of pictures at least four times ``least`` pixels long, the last quarter of each, so that every picture
+    is learned from; of smaller ones every fourth picture; of fewer than four small ones nothing can be
+    spared, and the threshold is set on what was learned.
+    """
+    if min(max(image.shape[:2]) for image in pictures) >= 4 * least:
+        halves = [_cut(image) for image in pictures]
+        return GoodCloth(tuple(a for a, _ in halves), tuple(b for _, b in halves), disjoint=True)
+    if len(pictures) >= 4:
+        return GoodCloth(
+            tuple(image for i, image in enumerate(pictures) if i % 4 != 3),
+            tuple(pictures[3::4]),
+            disjoint=True,
+        )
+    return GoodCloth(tuple(pictures), tuple(pictures), disjoint=False)
+
+
+def _cut(image: Picture) -> tuple[Picture, Picture]:
+    height, width = image.shape[:2]
+    if width >= height:
+        return image[:, : width * 3 // 4], image[:, width * 3 // 4 :]
+    return image[: height * 3 // 4], image[height * 3 // 4 :]

@@ -1,0 +1,301 @@
+"""Learn a fabric: good pictures in, fabric profile out. The stages stand in :func:`learn`, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from loomsight.config import Config
+from loomsight.datasets import Item, read_dataset
+from loomsight.detection.deeplab import Segmenter
+from loomsight.errors import DatasetError, ImageError, UsageError
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
+from loomsight.fabric.images import find_images, read_images
+from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
+from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
+from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
+from loomsight.loom import ClothSpec, weave
+from loomsight.profile import Profile, check_name, check_target
+from loomsight.progress import Progress
+from loomsight.synthesis.recipe import Material, Recipe, TileMaker
+from loomsight.texture.familiarity import Familiarity, Judgement, mixed_fabrics
+from loomsight.texture.gram import TextureEncoder
+from loomsight.training.loop import History
+
+MOST_KNOWN = 600  # pictures of known fabrics held in memory
+MOST_GOOD = 400  # good pictures learned from; more are said to be left out
+WOVEN_KNOWN = 48  # pictures that the loom weaves where there are no known fabrics
+
+
+class LearnSettings(Config):
+    """How a fabric is learned."""
+
+    minutes: PositiveFloat = 6.0  # for everything, from the first picture read to the profile written
+    steps: PositiveInt | None = None  # of training at most; given alone with a seed, the result repeats
+    false_alarms: PositiveFloat | None = None  # promised; default 1 per megapixel, with a scale 2 per 100 m
+    mm_per_px: PositiveFloat | None = None  # scale of the pictures
+    web_width_mm: PositiveFloat | None = None  # default: the width of a picture
+    on_bad_picture: str = Field("fail", pattern="^(fail|skip)$")  # a picture that cannot be read
+    seed: int = Field(0, ge=0)
+    recipe: Recipe = Recipe()
+    segmenter: SegmenterSettings = SegmenterSettings()
+
+
+@dataclass
+class Learned:
+    """All that learning found out, for the profile and its report."""
+
+    name: str
+    settings: LearnSettings
+    good: GoodCloth
+    names: tuple[str, ...]
+    doubts: list[Doubt]
+    known: str
+    encoder: str
+    nearest: Judgement | None
+    maker: TileMaker
+    network: Segmenter
+    history: History
+    point: OperatingPoint
+    good_maps: list[ScoreMap]
+    familiarity: dict[str, NDArray[np.generic]]
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def learn(
+    good: Path | str,
+    *,
+    name: str,
+    out: Path,
+    known: Path | None = None,
+    settings: LearnSettings | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Learn a fabric.
+
+    Args:
+        good: a folder, a glob or one picture of good cloth.
+        name: of the fabric; letters, digits, - _ . and space.
+        out: the profile's folder; it must not exist, be empty, or be an earlier profile, which is replaced.
+        known: a tree of other fabrics, labelled or good; pictures of ``good`` and of its fabric in there
+            are left out. Without it the loom weaves known cloth.
+
+    Raises:
+        UsageError: a folder is missing, or the settings contradict each other.
+        DatasetError: there is no picture, or nothing to learn from.
+        ImageError: a picture cannot be read.
+        StorageError: the profile cannot be written.
+    """
+    from loomsight.learn.report import learning_report
+
+    started = time.monotonic()
+    settings, progress = settings or LearnSettings(), progress or Progress()
+    check_name(name)
+    check_target(out, replace=True)
+    paths = find_images(good)
+    skipped: list[str] = []
+    names, pictures = _read_good(paths, settings, skipped, progress)
+    doubts = doubts_about(names, pictures)
+
+    progress.say("reading the known fabrics" if known else "weaving known cloth")
+    material_known, known_text = _known(known, paths, settings, progress)
+    cloth = part(pictures, least=settings.recipe.tile)
+    if not cloth.disjoint:
+        doubts.append(Doubt("shared", "so little cloth that the threshold was set on what was learned from"))
+
+    progress.say("texture code")
+    encoder = TextureEncoder()
+    codes = {name: _codes(encoder, pictures, progress)}
+    doubts += _strangers(codes[name], names)
+    nearest = _nearest_known(encoder, codes[name], material_known, progress) if known else None
+
+    maker = TileMaker(settings.recipe, Material(cloth.learn, material_known), seed=settings.seed)
+    megapixels = sum(image.shape[0] * image.shape[1] for image in cloth.judge) / 1e6
+    left = settings.minutes * 60 - (time.monotonic() - started) - (5 + 2.0 * megapixels)
+    network, history = train_segmenter(
+        Material(cloth.learn, material_known),
+        settings.recipe,
+        settings.segmenter,
+        steps=settings.steps,
+        seconds=max(left, 10.0),
+        seed=settings.seed,
+        progress=progress,
+    )
+    progress.say("operating point")
+    point, maps = calibrate(network, cloth.judge, _rate(settings, pictures))
+    if point.alarms_seen > point.alarms_allowed:
+        text = "good cloth itself has places as certain as any defect: look at the highest scores below"
+        doubts.append(Doubt("saturated", text))
+    for doubt in doubts:
+        progress.say(f"note: {doubt.text}")
+    learned = Learned(
+        name=name,
+        settings=settings,
+        good=cloth,
+        names=tuple(names),
+        doubts=doubts,
+        known=known_text,
+        encoder=encoder.source,
+        nearest=nearest,
+        maker=maker,
+        network=network,
+        history=history,
+        point=point,
+        good_maps=maps,
+        familiarity=_familiarity(codes[name], encoder, pictures, name),
+        skipped=skipped,
+        seconds=time.monotonic() - started,
+    )
+    return Profile.save(
+        out,
+        name=name,
+        form=settings.segmenter.form,
+        weights=network.state_dict(),
+        operating_point=point,
+        mm_per_px=settings.mm_per_px,
+        texture=learned.familiarity,
+        texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
+        recipe=settings.recipe.model_dump(mode="json"),
+        training={
+            "steps": history.steps,
+            "seconds": round(history.seconds, 1),
+            "seed": settings.seed,
+            "known": known_text,
+            "pictures": len(pictures),
+            "skipped": len(skipped),
+            "notes": [doubt.text for doubt in doubts],
+        },
+        samples=pictures[:4],
+        report=learning_report(learned),
+        replace=True,
+    )
+
+
+def _read_good(
+    paths: Sequence[Path], settings: LearnSettings, skipped: list[str], progress: Progress
+) -> tuple[list[str], list[Picture]]:
+    names, pictures = [], []
+
+    def tell(error: ImageError) -> None:
+        skipped.append(str(error))
+        progress.say(f"skipped: {error}")
+
+    chosen = paths
+    if len(paths) > MOST_GOOD:
+        chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, MOST_GOOD).astype(int)]
+        progress.say(f"note: {MOST_GOOD} of {len(paths)} good pictures are used, spread evenly")
+    on_error = "skip" if settings.on_bad_picture == "skip" else "fail"
+    for path, image in read_images(chosen, on_error=on_error, report=tell):  # type: ignore[arg-type]
+        names.append(path.name)
+        pictures.append(image)
+    if not pictures:
+        raise DatasetError(
+            "no good picture can be read", where=paths[0].parent, why=f"{len(skipped)} were tried"
+        )
+    return names, pictures
+
+
+def _known(
+    known: Path | None, good: Sequence[Path], settings: LearnSettings, progress: Progress
+) -> tuple[list[LabelledPicture], str]:
+    """Pictures of known fabrics, and in words where they come from."""
+    rng = np.random.default_rng([settings.seed, 1])
+    if known is None:
+        return list(_woven(rng, progress)), f"{WOVEN_KNOWN} pictures of cloth that the loom wove"
+    items = read_dataset(known, on_error=lambda error: progress.say(f"skipped: {error}"))
+    others = _without_own(items, good)
+    if not others:
+        raise DatasetError("no known fabric", where=known, why="all in it is of the fabric to learn")
+    if len(others) > MOST_KNOWN:
+        others = [others[i] for i in sorted(rng.choice(len(others), MOST_KNOWN, replace=False))]
+    pictures = [item.load() for item in progress.track(others, "known fabrics", len(others))]
+    masks = sum(picture.mask is not None and bool(picture.mask.any()) for picture in pictures)
+    if not masks and {"paste", "poisson"} & set(settings.recipe.arms):
+        raise UsageError(
+            f"the recipe {settings.recipe.name} needs defects with masks",
+            where=known,
+            why="there is none",
+            do="use --recipe drawn, or leave --known out",
+        )
+    fabrics = len({picture.fabric for picture in pictures})
+    return pictures, f"{len(pictures)} pictures of {fabrics} fabrics, {masks} with masks"
+
+
+def _without_own(items: Sequence[Item], good: Sequence[Path]) -> list[Item]:
+    """The items of other fabrics: none of the fabric that is learned, nor of its sources."""
+    own_paths = {path.resolve() for path in good}
+    own = [item for item in items if item.path.resolve() in own_paths]
+    fabrics, sources = {item.fabric for item in own}, {item.source for item in own}
+    return [item for item in items if item.fabric not in fabrics and item.source not in sources]
+
+
+def _woven(rng: np.random.Generator, progress: Progress) -> list[LabelledPicture]:
+    woven = []
+    for number in progress.track(range(WOVEN_KNOWN), "weaving"):
+        cloth = weave(ClothSpec.random(rng), 320, 512, rng, defects="random" if number % 3 else ())
+        woven.append(
+            LabelledPicture(cloth.image, cloth.mask, fabric=f"loom/{number}", source=f"loom {number}")
+        )
+    return woven
+
+
+def _codes(
+    encoder: TextureEncoder, pictures: Sequence[Picture], progress: Progress, most: int = 24
+) -> NDArray[np.float32]:
+    chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, most).astype(int))]
+    return np.stack([encoder.code(image) for image in progress.track(chosen, "texture codes")])
+
+
+def _strangers(codes: NDArray[np.float32], names: Sequence[str]) -> list[Doubt]:
+    used = np.unique(np.linspace(0, len(names) - 1, 24).astype(int))
+    strange = mixed_fabrics(codes) if len(codes) >= 4 else []
+    if not strange:
+        return []
+    who = tuple(names[used[i]] for i in strange)
+    text = f"{len(who)} of {len(codes)} pictures look like another fabric: {', '.join(who[:4])}"
+    return [Doubt("mixed", text, who)]
+
+
+def _nearest_known(
+    encoder: TextureEncoder, own: NDArray[np.float32], known: Sequence[LabelledPicture], progress: Progress
+) -> Judgement | None:
+    """Which known fabric this cloth is most like, from up to three pictures of each of at most 24 fabrics."""
+    by_fabric: dict[str, list[Picture]] = {}
+    for picture in known:
+        group = by_fabric.setdefault(picture.fabric, [])
+        if len(group) < 3:
+            group.append(picture.image)
+    several = {name: images for name, images in by_fabric.items() if len(images) == 3}
+    several = dict(list(several.items())[:24])
+    if not several:
+        return None
+    codes = {
+        name: np.stack([encoder.code(image) for image in images])
+        for name, images in progress.track(several.items(), "known textures", len(several))
+    }
+    return Familiarity.fit(codes).judge(own.mean(axis=0))
+
+
+def _familiarity(
+    codes: NDArray[np.float32], encoder: TextureEncoder, pictures: Sequence[Picture], name: str
+) -> dict[str, NDArray[np.generic]]:
+    """What a line needs to tell this cloth from another; of one or two pictures, from their patches."""
+    if len(codes) < 3:
+        codes = np.concatenate([encoder.patch_codes(image) for image in pictures])
+    return Familiarity.fit({name: codes}).to_arrays() if len(codes) >= 3 else {}
+
+
+def _rate(settings: LearnSettings, pictures: Sequence[Picture]) -> AlarmRate:
+    if settings.mm_per_px is None:
+        return AlarmRate.per_megapixel(settings.false_alarms or 1.0)
+    width = settings.web_width_mm or pictures[0].shape[1] * settings.mm_per_px
+    return AlarmRate.per_100_m(
+        settings.false_alarms or 2.0, mm_per_pixel=settings.mm_per_px, web_width_mm=width
+    )

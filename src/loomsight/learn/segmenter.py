@@ -1,0 +1,95 @@
+"""Training a segmenter for one new fabric; what `learn` and the benchmark both call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loomsight.config import Config
+from loomsight.detection.deeplab import Batch, Form, Segmenter, SegmenterTask, build
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, set_operating_point
+from loomsight.fabric.types import Picture, ScoreMap, TrainingTile
+from loomsight.progress import Progress
+from loomsight.runtime.engine import TorchEngine
+from loomsight.synthesis.recipe import Material, Recipe, TileMaker
+from loomsight.training.loop import History, TrainSettings, Validate, fit
+
+MIN_AREA = 4  # pixels: a smaller region is noise, not cloth
+MERGE_GAP = 5  # pixels between the pieces of one defect
+
+
+class SegmenterSettings(Config):
+    """The segmenter and how it learns."""
+
+    form: Form = "lite"
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    ema: float = 0.98  # of the weights: about the last 50 steps
+    resnet_weights: Path | None = None  # for the paper's form
+
+
+def collate(tiles: list[TrainingTile]) -> Batch:
+    """Tiles of one size as one batch; pictures stay uint8 until the training step."""
+    return {
+        "image": torch.from_numpy(np.stack([tile.image for tile in tiles])).permute(0, 3, 1, 2),
+        "target": torch.from_numpy(np.stack([tile.target for tile in tiles]))[:, None],
+        "weight": torch.from_numpy(np.stack([tile.weight for tile in tiles]))[:, None],
+    }
+
+
+def train_segmenter(
+    material: Material,
+    recipe: Recipe,
+    settings: SegmenterSettings | None = None,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    run: Path | None = None,
+    validate: Validate | None = None,
+    validate_every: int = 200,
+    progress: Progress | None = None,
+) -> tuple[Segmenter, History]:
+    """Train a segmenter on a recipe's tiles, for so many steps or so much time, whichever ends first.
+
+    The learning rate is constant and the result is the weights' moving average, so a longer training is
+    the same training further on: there is no moment at which it has to be stopped.
+
+    Raises:
+        TrainingError: it diverged.
+        WeightsError: the backbone's weights are missing.
+    """
+    settings = settings or SegmenterSettings()
+    torch.manual_seed(seed)
+    network = build(settings.form, resnet_weights=settings.resnet_weights)
+    maker = TileMaker(recipe, material, seed=seed)
+    batches: Callable[[int], Batch] = lambda k: collate(maker.batch(k))  # noqa: E731
+    history = fit(
+        SegmenterTask(network, lr=settings.lr, weight_decay=settings.weight_decay),
+        batches,
+        TrainSettings(
+            steps=steps,
+            seconds=seconds,
+            schedule="constant",
+            ema=settings.ema,
+            validate_every=validate_every,
+            seed=seed,
+        ),
+        run=run,
+        validate=validate,
+        progress=progress,
+        about={"recipe": recipe.model_dump(mode="json"), "segmenter": settings.model_dump(mode="json")},
+    )
+    return network, history
+
+
+def calibrate(
+    network: Segmenter, good: tuple[Picture, ...], rate: AlarmRate
+) -> tuple[OperatingPoint, list[ScoreMap]]:
+    """Set the operating point on good cloth; also its score maps, for the report."""
+    engine = TorchEngine(network)
+    maps = [engine.score(image) for image in good]
+    return set_operating_point(maps, rate, min_area=MIN_AREA, merge_gap=MERGE_GAP), maps
