@@ -74,21 +74,19 @@ def draw_defect(
         raise UsageError("picture too small for a defect", where=f"{image.shape[1]}×{image.shape[0]} px")
     draw, runs, reach, sizes = _KINDS[kind]
     upright = runs == "warp" or (runs == "any" and rng.random() < 0.5)
-    good = image if image.ndim == 3 else image[:, :, None]
-    if upright:
-        good = good.transpose(1, 0, 2)
-    pixels = np.ascontiguousarray(good, dtype=np.float32)
-    contrast, hum, softness, repeat = _measure(pixels)
+    turned = np.asarray(cv2.transpose(image), np.uint8) if upright else image
+    good = turned.reshape(*turned.shape[:2], -1)
+    contrast, hum, softness, repeat = _measure(good)
     if period is not None:
         repeat = period[::-1] if upright else period
     limit = 1.2 * max(image.shape[:2])
     strength = between(rng, 1.2, 4.5)
     extent = min(limit, between(rng, *sizes)) if size is None else float(size)
-    at = (float(rng.uniform(4, pixels.shape[0] - 4)), float(rng.uniform(4, pixels.shape[1] - 4)))
+    at = (float(rng.uniform(4, good.shape[0] - 4)), float(rng.uniform(4, good.shape[1] - 4)))
     rows, columns = (math.ceil(share * extent + margin) for share, margin in reach)
     top, left = max(0, int(at[0]) - rows), max(0, int(at[1]) - columns)
     window = (slice(top, int(at[0]) + rows), slice(left, int(at[1]) + columns))
-    part = np.ascontiguousarray(pixels[window])
+    part = np.ascontiguousarray(good[window], dtype=np.float32)
     at = (at[0] - top, at[1] - left)
     state = rng.bit_generator.state
     for _ in range(6):
@@ -107,19 +105,18 @@ def draw_defect(
     mask = np.zeros(drawn.shape[:2], np.bool_)
     mask[window] = seen
     if upright:
-        drawn, mask = drawn.transpose(1, 0, 2), mask.T
-    if image.ndim == 2:
-        drawn = drawn[:, :, 0]
-    return np.ascontiguousarray(drawn), np.ascontiguousarray(mask)
+        drawn, mask = np.asarray(cv2.transpose(drawn), np.uint8), np.ascontiguousarray(mask.T)
+    return drawn.reshape(image.shape), mask
 
 
 # --- the cloth's own measures --------------------------------------------------------------------
 
 
-def _measure(pixels: Plane) -> tuple[float, float, float, tuple[float, float]]:
+def _measure(good: Picture) -> tuple[float, float, float, tuple[float, float]]:
     """Contrast and unevenness (grey levels), softness (pixels), repeat (along x, along y) of the cloth."""
     side = 128
-    grey = pixels[:side, :side].mean(axis=2)
+    corner = np.ascontiguousarray(good[:side, :side], dtype=np.float32)
+    grey = corner[:, :, 0] if corner.shape[2] == 1 else cv2.cvtColor(corner, cv2.COLOR_RGB2GRAY)
     texture = grey - cv2.blur(grey, (25, 25))
     contrast = max(4.0, float(texture.std()))
     # what is left of the weave for an eye that does not resolve it: a small defect must exceed that
@@ -128,7 +125,7 @@ def _measure(pixels: Plane) -> tuple[float, float, float, tuple[float, float]]:
     bend = np.diff(slope, axis=1)
     # white noise blurred by sigma has var(f'') / var(f') = 3 / (2 sigma²)
     softness = math.sqrt(1.5 * (float(slope.var()) + 1e-6) / (float(bend.var()) + 1e-6))
-    return contrast, hum, float(np.clip(softness, 0.5, 1.3)), (_repeat(texture), _repeat(texture.T))
+    return contrast, hum, float(np.clip(softness, 0.5, 1.3)), (_repeat(texture[::2]), _repeat(texture.T[::2]))
 
 
 def _repeat(texture: Plane) -> float:
@@ -144,12 +141,12 @@ def _repeat(texture: Plane) -> float:
 
 def _visible(change: Plane, contrast: float, softness: float) -> Mask:
     """Where an inspector would see the change: well above the weave, closed over its gaps, no specks."""
-    amount = np.abs(change).max(axis=2)
-    seen = cv2.GaussianBlur(amount, (0, 0), max(1.0, softness))
+    amount: Plane = np.abs(change)
+    amount = amount[:, :, 0] if amount.shape[2] == 1 else np.maximum.reduce(cv2.split(amount))
+    seen: Plane = cv2.GaussianBlur(amount, (0, 0), max(1.0, softness))
     peak = float(seen.max())
     level = max(0.33 * peak, 0.3 * contrast, 1.5)
-    mask = (seen > level).astype(np.uint8)
-    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, _DISC)
+    mask = cv2.morphologyEx((seen > level).astype(np.uint8), cv2.MORPH_CLOSE, _DISC)
     parts, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     if parts > 2:
         areas = stats[:, cv2.CC_STAT_AREA].copy()
@@ -164,7 +161,8 @@ def _stands_out(change: Plane, seen: Mask, tone: float) -> bool:
     area = int(np.count_nonzero(seen))
     if area >= 150:
         return True
-    smooth = cv2.GaussianBlur(change.mean(axis=2), (0, 0), 1.5)
+    grey = change[:, :, 0] if change.shape[2] == 1 else cv2.cvtColor(change, cv2.COLOR_RGB2GRAY)
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.5)
     return area >= 8 and float(np.abs(smooth).max()) > tone
 
 
