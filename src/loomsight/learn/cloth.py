@@ -76,12 +76,13 @@ class GoodCloth:
 def part(pictures: Sequence[Picture], *, least: int = 160) -> GoodCloth:
     """Keep a quarter of the cloth back for the operating point.
 
-    Of pictures at least four times ``least`` pixels long, the last quarter of each, so that every picture
-    is learned from; of smaller ones every fourth picture; of fewer than four small ones nothing can be
-    spared, and the threshold is set on what was learned.
+    Of pictures at least four times ``least`` pixels long, a quarter of each, by turns the last and the
+    first, so that every picture is learned from and both selvedges are in both parts; of smaller ones
+    every fourth picture; of fewer than four small ones nothing can be spared, and the threshold is set on
+    what was learned.
     """
     if min(max(image.shape[:2]) for image in pictures) >= 4 * least:
-        halves = [_cut(image) for image in pictures]
+        halves = [_cut(image, first=bool(number % 2)) for number, image in enumerate(pictures)]
         return GoodCloth(tuple(a for a, _ in halves), tuple(b for _, b in halves), disjoint=True)
     if len(pictures) >= 4:
         return GoodCloth(
@@ -92,8 +93,9 @@ def part(pictures: Sequence[Picture], *, least: int = 160) -> GoodCloth:
     return GoodCloth(tuple(pictures), tuple(pictures), disjoint=False)
 
 
-def _cut(image: Picture) -> tuple[Picture, Picture]:
-    height, width = image.shape[:2]
-    if width >= height:
-        return image[:, : width * 3 // 4], image[:, width * 3 // 4 :]
-    return image[: height * 3 // 4], image[height * 3 // 4 :]
+def _cut(image: Picture, *, first: bool) -> tuple[Picture, Picture]:
+    """Three quarters along the longer side, and the first or the last quarter."""
+    along = int(image.shape[1] >= image.shape[0])
+    quarter = image.shape[along] // 4
+    parts = np.split(image, [quarter if first else image.shape[along] - quarter], axis=along)
+    return (parts[1], parts[0]) if first else (parts[0], parts[1])

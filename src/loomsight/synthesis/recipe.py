@@ -22,7 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, field_validator
 
 from loomsight.config import Config
@@ -34,6 +36,7 @@ from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
 from loomsight.synthesis.perlin import perlin_defect
 
 SOURCE_ONLY = ("none", "augmix")
+_STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and are moved by up to it
 
 
 class Recipe(Config):
@@ -148,6 +151,7 @@ class TileMaker:
             raise ValueError(f"{recipe.name} needs known fabrics with masks, and there are none")
         self._recipe, self._material, self._seed = recipe, material, seed
         self._good = [mirror_pad(to_rgb(image), recipe.tile) for image in material.good]
+        self._places, self._odds = rare_places(self._good, recipe.tile)
         self._grey = material.grey
 
     def batch(self, k: int) -> list[TrainingTile]:
@@ -185,8 +189,14 @@ class TileMaker:
         return TrainingTile(image, mask.astype(np.float32), np.ones(mask.shape, np.float32), arm)
 
     def _cloth(self, rng: np.random.Generator) -> Picture:
-        image = self._good[int(rng.integers(len(self._good)))]
-        return np.ascontiguousarray(image[random_window(image.shape[:2], self._recipe.tile, rng)])
+        size = self._recipe.tile
+        number, *corner = self._places[int(np.searchsorted(self._odds, rng.random()))]
+        image = self._good[number]
+        top, left = (
+            int(np.clip(start + rng.integers(-_STRIDE, _STRIDE + 1), 0, length - size))
+            for start, length in zip(corner, image.shape[:2], strict=True)
+        )
+        return np.ascontiguousarray(image[top : top + size, left : left + size])
 
     def _known(self, rng: np.random.Generator) -> TrainingTile:
         material, size = self._material, self._recipe.tile
@@ -209,6 +219,39 @@ class TileMaker:
             mirror_pad(weight, size)[window],
             "real",
         )
+
+
+def rare_places(good: Sequence[Picture], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where to take windows of good cloth from, so that what is rare there is learned too.
+
+    A selvedge is a twentieth of the good cloth and most of the false alarms. A window is taken up to eight
+    times as often as another when its brightness, contrast and detail are far from the usual.
+
+    Returns:
+        places, int (n, 3): picture, top, left; and the cumulated odds, (n,), the last of them 1.
+    """
+    places, looks = [], []
+    for number, image in enumerate(good):
+        grey = to_grey(image).astype(np.float32)
+        detail = [np.abs(np.diff(grey, axis=axis, append=0)) for axis in (0, 1)]
+        maps = [cv2.boxFilter(of, -1, (size, size), anchor=(0, 0)) for of in (grey, grey**2, *detail)]
+        for top in _spread(grey.shape[0] - size):
+            for left in _spread(grey.shape[1] - size):
+                mean, second, *fine = (float(of[top, left]) for of in maps)
+                places.append((number, top, left))
+                looks.append((mean, np.sqrt(max(0.0, second - mean**2)), *fine))
+    all_looks = np.array(looks)
+    centre = np.median(all_looks, axis=0)
+    spread = np.median(np.abs(all_looks - centre), axis=0) + 0.02 * np.abs(centre) + 1e-3
+    strange = np.abs((all_looks - centre) / spread).max(axis=1)
+    odds = np.clip(strange / 4, 1, 8)
+    cumulated = np.cumsum(odds) / odds.sum()
+    cumulated[-1] = 1.0
+    return np.array(places), cumulated
+
+
+def _spread(room: int) -> list[int]:
+    return sorted({*range(0, room + 1, 2 * _STRIDE), room})
 
 
 def mirror_pad(array: np.ndarray, size: int) -> np.ndarray:
