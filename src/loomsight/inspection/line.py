@@ -248,8 +248,8 @@ class _Walk:
         missing = ledger.skipped + ledger.failed
         if missing:
             self.result.warnings.append(
-                f"{missing:,} of {ledger.received:,} pictures were not inspected: "
-                f"{ledger.skipped:,} could not be read, {ledger.failed:,} got no answer from the network."
+                f"Not inspected: {missing:,} of {ledger.received:,} pictures; {ledger.skipped:,} could not "
+                f"be read, {ledger.failed:,} got no answer from the network."
             )
 
     def _frame(self, frame: Frame, record: Record) -> None:

@@ -84,8 +84,13 @@ def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], th
     x0, y0, x1, y1 = box
     ratio = _CROP[0] / _CROP[1]
     wide = max(_LEAST, 1.3 * (x1 - x0), 1.3 * (y1 - y0) * ratio)
-    left, right = _window((x0 + x1) / 2, wide, width)
-    top, bottom = _window((y0 + y1) / 2, wide / ratio, height)
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    most = max(_LEAST, 1.5 * ratio * min(height, width))
+    if wide > most:  # a thread along a whole strip would be a hairline: show where it is surest
+        peak = np.unravel_index(int(score[y0:y1, x0:x1].argmax()), (y1 - y0, x1 - x0))
+        wide, x, y = most, x0 + float(peak[1]), y0 + float(peak[0])
+    left, right = _window(x, wide, width)
+    top, bottom = _window(y, wide / ratio, height)
     zoom = min(_CROP[0] / (right - left), _CROP[1] / (bottom - top))
     size = (max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom)))
     part = to_rgb(image[top:bottom, left:right])
@@ -111,7 +116,10 @@ def write_report(
     inspection: Inspection, profile: Profile, rollmap: bytes, crops: Sequence[Crop], gaps: Sequence[Gap]
 ) -> page.Page:
     """The page of an inspection; ``rollmap`` is its PNG, ``crops`` surest first, ``gaps`` the first."""
-    sheet = page.Page(f"Inspection of {profile.name}", subtitle=f"{inspection.source} · {inspection.when}")
+    sheet = page.Page(
+        f"Inspection of {profile.name}",
+        subtitle=f"{inspection.source} · {inspection.when[:16].replace('T', ' ')}",
+    )
     sheet.figures(_figures(inspection))
     for warning in inspection.warnings:
         sheet.note(warning, kind="warning")
@@ -124,10 +132,11 @@ def write_report(
     sheet.picture(page.Image(rollmap, alt=alt, caption=_how_to_read(inspection)))
     if crops:
         sheet.heading("What was found")
+        which = f"The {len(crops)} surest" if inspection.regions > len(crops) else "The surest first"
+        limit = f", at most {PER_PICTURE} of one picture" if inspection.regions > len(crops) else ""
         sheet.paragraph(
-            f"The {len(crops)} surest of {inspection.regions:,} regions"
-            f"{f', at most {PER_PICTURE} of one picture' if inspection.regions > len(crops) else ''}; "
-            "all of them are in regions.csv. A red line runs around the region, a yellow one around others."
+            f"{which}{limit}; all {inspection.regions:,} are in regions.csv. "
+            "A red line runs around the region, a yellow one around others."
         )
         sheet.grid(
             [page.Image(crop.jpeg, caption=_caption(n, crop.found)) for n, crop in enumerate(crops, 1)],
@@ -173,7 +182,13 @@ def _figures(inspection: Inspection) -> list[tuple[str, str] | tuple[str, str, s
         ("Length" if inspection.length_m is not None else "Area", inspection.extent),
         ("Regions found", f"{inspection.regions:,}", f"in {inspection.defective:,} pictures"),
     ]
-    if inspection.per_100_m is not None:
+    if (
+        inspection.per_100_m is not None
+        and inspection.inspected_m is not None
+        and inspection.inspected_m < 10
+    ):
+        figures.append(("Per metre", f"{inspection.per_100_m / 100:,.1f}"))  # too little for a rate of 100 m
+    elif inspection.per_100_m is not None:
         figures.append(("Per 100 m", f"{inspection.per_100_m:,.1f}"))
     else:
         figures.append(("Per megapixel", f"{inspection.per_megapixel:,.2f}"))
@@ -199,7 +214,9 @@ def _how_to_read(inspection: Inspection) -> str:
 
 def _caption(number: int, found: Found) -> str:
     type_ = "" if found.region.type == UNKNOWN else f" · {found.region.type}"
-    return f"{number} · {place_words(found)} · score {found.region.score:.2f}{type_} · {found.picture}"
+    scale = found.mm_per_px
+    length = f"{found.region.length:,.0f} px" if scale is None else f"{found.region.length * scale:,.1f} mm"
+    return f"{number} · {place_words(found)} · {length} long · score {found.region.score:.2f}{type_} · {found.picture}"
 
 
 def _table(inspection: Inspection, crops: Sequence[Crop]) -> tuple[Sequence[str], list[list[page.Cell]]]:
@@ -209,13 +226,15 @@ def _table(inspection: Inspection, crops: Sequence[Crop]) -> tuple[Sequence[str]
         if metric
         else ["No.", "Along, px", "Across, px", "Length, px"]
     )
+    typed = any(crop.found.region.type != UNKNOWN for crop in crops)
     rows: list[list[page.Cell]] = []
     for number, crop in enumerate(crops, 1):
         row = crop.found.row()
         keys = ("along_m", "across_mm", "length_mm") if metric else ("along_px", "across_px", "length_px")
         places: list[page.Cell] = [row[key] for key in keys]
-        rows.append([number, *places, row["area_px"], round(row["score"], 3), row["type"], row["picture"]])
-    return [*head, "Area, px", "Score", "Type", "Picture"], rows
+        type_ = [row["type"]] if typed else []
+        rows.append([number, *places, row["area_px"], round(row["score"], 3), *type_, row["picture"]])
+    return [*head, "Area, px", "Score", *(["Type"] if typed else []), "Picture"], rows
 
 
 def _circumstances(inspection: Inspection, profile: Profile) -> list[tuple[str, str]]:

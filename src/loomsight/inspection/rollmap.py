@@ -23,9 +23,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from loomsight.fabric.types import Picture
 
-WIDTH, HEIGHT = 1600, 606  # pixels of the finished picture
+WIDTH, HEIGHT = 1600, 660  # pixels of the finished picture
 _SS = 2  # drawn twice as large and reduced, so that every edge is smooth
-_LEFT, _RIGHT, _TOP, _BAND, _BARS_TOP, _BARS = 96, 1560, 112, 260, 420, 110
+_LEFT, _RIGHT, _TOP, _BAND, _BARS_TOP, _BARS = 100, 1564, 142, 270, 462, 110
 _CELLS = ((_RIGHT - _LEFT) // 2, _BAND // 2)  # along, across
 _NUMBERED = 12
 # Pillow brings one font, which is Latin. These, where the system has one, write Chinese too.
@@ -34,7 +34,7 @@ _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc", 
 Colour: TypeAlias = tuple[int, int, int]
 INK, SOFT, FAINT, PAPER = (28, 34, 43), (98, 107, 120), (214, 219, 226), (255, 255, 255)
 CLOTH, THREAD, SELVEDGE, GAP = (243, 239, 230), (235, 230, 219), (150, 138, 112), (150, 158, 170)
-TITLE, SUBTITLE, LABEL, NUMBER = (27, INK), (15, SOFT), (13, SOFT), (14, INK)  # size in pixels, colour
+TITLE, SUBTITLE, LABEL, NUMBER = (34, INK), (21, SOFT), (18, SOFT), (20, INK)  # size in pixels, colour
 # Sure defects are dark: it reads in black and white, and for those who do not tell red from green.
 _RAMP = ((0.0, (250, 190, 70)), (0.5, (232, 98, 44)), (1.0, (140, 16, 42)))
 
@@ -77,7 +77,7 @@ class RollMap:
             gaps: start and end, in ``unit``, of what was not inspected.
 
         Returns:
-            uint8 HWC RGB, 606 × 1600.
+            uint8 HWC RGB, 660 × 1600.
         """
         cells, numbered, total = self._gather(marks)
         gaps = list(_merged(gaps, self.length))
@@ -108,18 +108,18 @@ class RollMap:
         return _TOP + _BAND * min(max(across / self.width, 0.0), 1.0)
 
     def _heading(self, pen: _Pen, total: int) -> None:
-        pen.text(_LEFT, 24, self.title, TITLE)
-        pen.text(_LEFT, 63, self.subtitle, SUBTITLE)
+        pen.text(_LEFT, 22, self.title, TITLE)
+        pen.text(_LEFT, 70, self.subtitle, SUBTITLE)
         # The legend, at the right of the same two lines.
-        x = _RIGHT - 160
-        pen.text(x - 12, 31, "less sure", LABEL, anchor="ra")
+        x = _RIGHT - 170
+        pen.text(x - 12, 30, "less sure", LABEL, anchor="ra")
         for step in range(120):
-            pen.box(x + step, 32, x + step + 1.5, 44, _colour(step / 119))
-        pen.text(_RIGHT, 31, "sure", LABEL, anchor="ra")
-        hatch = (x + 42, 66, x + 70, 80)
+            pen.box(x + step, 33, x + step + 1.5, 47, _colour(step / 119))
+        pen.text(_RIGHT, 30, "sure", LABEL, anchor="ra")
+        hatch = (x, 72, x + 36, 89)
         pen.box(*hatch, PAPER, outline=FAINT)
         pen.hatch(*hatch)
-        pen.text(_RIGHT, 65, "not inspected", LABEL, anchor="ra")
+        pen.text(_RIGHT, 71, "not inspected", LABEL, anchor="ra")
 
     def _band(self, pen: _Pen, gaps: list[tuple[float, float]]) -> None:
         pen.box(_LEFT, _TOP, _RIGHT, _TOP + _BAND, CLOTH)
@@ -141,12 +141,12 @@ class RollMap:
             pen.line(x, _BARS_TOP + _BARS, x, _BARS_TOP + _BARS + 5, SOFT)
             label = f"{value:,g}" if value < 1e6 else f"{value:,.0f}"
             pen.text(x, _BARS_TOP + _BARS + 10, label, NUMBER, anchor="ma")
-        pen.text(_LEFT, _BARS_TOP + _BARS + 36, f"along the roll, {_unit(self.unit)} from its start", LABEL)
+        pen.text(_LEFT, _BARS_TOP + _BARS + 44, f"along the roll, {_unit(self.unit)} from its start", LABEL)
         for value in ticks(self.width, 4):
             y = self._y(value)
             pen.line(_LEFT - 6, y, _LEFT - 1, y, SOFT)
             pen.text(_LEFT - 10, y, f"{value:,g}", NUMBER, anchor="rm")
-        pen.text(_LEFT - 10, _TOP - 16, self.width_unit, LABEL, anchor="rs")
+        pen.text(_LEFT - 10, _TOP - 19, self.width_unit, LABEL, anchor="rs")
 
     def _marks(self, pen: _Pen, cells: _Cells, numbered: list[Mark]) -> None:
         along, across = np.nonzero(cells.score > 0)
@@ -155,19 +155,25 @@ class RollMap:
             i, j = int(along[index]), int(across[index])
             # A disc's area follows the length, between what the eye finds and what hides its neighbours.
             radius = min(
-                max(math.sqrt(float(cells.size[i, j])) * 22, 3.2 if crowded else 4.5), 7 if crowded else 14
+                max(math.sqrt(float(cells.size[i, j])) * 26, 3.4 if crowded else 6.5), 7 if crowded else 16
             )
             x, y = _LEFT + 2 * (i + 0.5), _TOP + 2 * (j + 0.5)
             pen.disc(x, y, radius, _colour(self._sureness(float(cells.score[i, j]))))
         taken: list[tuple[float, float]] = []
         for mark in sorted(numbered, key=lambda mark: mark.number or 0):
             x, y = self._x(mark.along), self._y(mark.across)
-            beside = x + (-24 if x > _RIGHT - 40 else 24)
-            level = min(max(y - 12, _TOP + 10), _TOP + _BAND - 10)
-            if any(abs(beside - other) < 28 and abs(level - lane) < 20 for other, lane in taken):
-                continue  # its number would hide another; the report's table has its place
-            taken.append((beside, level))
-            pen.tag(beside, level, str(mark.number))
+            x = min(max(x, _LEFT + 16), _RIGHT - 16)
+            # Above its disc, or below where there is no room; else the report's table alone has its place.
+            levels = [y + off for off in (-25, 25) if _TOP + 13 <= y + off <= _TOP + _BAND - 13]
+            free = [
+                level
+                for level in levels
+                if not any(abs(x - other) < 36 and abs(level - lane) < 26 for other, lane in taken)
+            ]
+            if not free:
+                continue
+            taken.append((x, free[0]))
+            pen.tag(x, free[0], str(mark.number))
 
     def _histogram(self, pen: _Pen, cells: _Cells, gaps: list[tuple[float, float]]) -> None:
         step = bar_step(self.length, self.unit)
@@ -188,8 +194,10 @@ class RollMap:
                     x0 + inset, floor - _BARS * count / top, max(x1 - inset, x0 + 1), floor, (70, 91, 122)
                 )
         pen.line(_LEFT, floor, _RIGHT, floor, SOFT)
-        what = f"{step:,g} {self.unit}" if step != 1 else {"m": "metre"}.get(self.unit, self.unit)
-        pen.text(_RIGHT, floor + 36, f"bars: defects in each {what} of the roll", LABEL, anchor="ra")
+        what = "metre" if self.unit == "m" and step == 1 else f"{step:,g} {self.unit}"
+        if self.unit == "m" and step < 1:
+            what = f"{100 * step:g} cm"
+        pen.text(_RIGHT, floor + 44, f"bars: regions in each {what} of the roll", LABEL, anchor="ra")
 
     def _sureness(self, score: float) -> float:
         return (score - self.threshold) / max(1.0 - self.threshold, 1e-6)
@@ -259,9 +267,9 @@ class _Pen:
 
     def tag(self, x: float, y: float, label: str) -> None:
         """A number on a small white plate beside its disc."""
-        width = 9 * len(label) + 8
+        width = 12 * len(label) + 9
         x0 = x - width / 2
-        shape = [x0 * _SS, (y - 9) * _SS, (x0 + width) * _SS, (y + 9) * _SS]
+        shape = [x0 * _SS, (y - 12) * _SS, (x0 + width) * _SS, (y + 12) * _SS]
         self._draw.rounded_rectangle(shape, radius=5 * _SS, fill=PAPER, outline=SOFT, width=_SS)
         self.text(x, y, label, NUMBER, anchor="mm")
 
