@@ -138,7 +138,7 @@ def set_operating_point(
         unit=rate.unit,
         megapixels_seen=megapixels,
         alarms_allowed=allowed,
-        alarms_seen=sum(alarm >= threshold for alarm in alarms),
+        alarms_seen=int(sum(alarm >= threshold for alarm in alarms)),
         extrapolated=nth < 1,
         min_area=min_area,
         merge_gap=merge_gap,

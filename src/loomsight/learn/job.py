@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from loomsight.backbones.weights import LITE0
 from loomsight.config import Config
 from loomsight.datasets import Item, read_dataset
 from loomsight.detection.deeplab import Segmenter
@@ -161,7 +162,7 @@ def learn(
         operating_point=point,
         mm_per_px=settings.mm_per_px,
         texture=learned.familiarity,
-        texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
+        texture_facts={"backbone": _backbone(encoder), "source": encoder.source, "fabric": name},
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,
@@ -211,6 +212,9 @@ def _known(
         return list(_woven(rng, progress)), f"{WOVEN_KNOWN} pictures of cloth that the loom wove"
     items = read_dataset(known, on_error=lambda error: progress.say(f"skipped: {error}"))
     others = _without_own(items, good)
+    if not items:
+        do = "give a folder of pictures, or of fabrics with good/, defect/ and mask/"
+        raise DatasetError("no usable picture of known fabrics", where=known, why="nothing was found", do=do)
     if not others:
         raise DatasetError("no known fabric", where=known, why="all in it is of the fabric to learn")
     if len(others) > MOST_KNOWN:
@@ -281,6 +285,11 @@ def _nearest_known(
         for name, images in progress.track(several.items(), "known textures", len(several))
     }
     return Familiarity.fit(codes).judge(own.mean(axis=0))
+
+
+def _backbone(encoder: TextureEncoder) -> str:
+    """The encoder's network, by the name that makes the same one again."""
+    return "lite0" if encoder.source.startswith(LITE0.network) else "vgg16"
 
 
 def _familiarity(

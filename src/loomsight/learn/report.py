@@ -1,0 +1,391 @@
+"""The report of a learning: what was learned, from what, how sure it is, and what a person should look at.
+
+One page that is mailed or printed. Its pictures are few and small, so that it stays under 3 MB however
+much cloth was learned from.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from loomsight import __version__, page
+from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.fabric.images import to_rgb
+from loomsight.fabric.types import Picture, ScoreMap, TrainingTile
+from loomsight.runtime.engine import TorchEngine
+
+if TYPE_CHECKING:
+    from loomsight.learn.job import Learned
+
+_SAMPLES = 12  # made defects that are shown as they are
+_TRIED = 48  # made defects that the network is tried on
+_SHOWN = 6  # of those found, and of those missed
+_SUSPECTS = 8  # places of good cloth
+_CLOTH = 8  # pictures of good cloth
+_SIDE = 320  # pixels of a picture on the page
+_LOOK = 112  # pixels of cloth around a suspicious place
+_TOLD = 12  # skipped pictures that are named
+_MADE, _FOUND = (226, 32, 60), (20, 110, 200)  # outlines: what was made, what was found
+
+_ARMS = {
+    "paste": "real defect of a known fabric, set into this cloth",
+    "poisson": "real defect of a known fabric, blended into this cloth",
+    "perlin": "foreign texture in cloud-shaped spots",
+    "drawn": "defect drawn into this cloth by the loom",
+    "real": "labelled defect of a known fabric",
+}
+
+
+def learning_report(learned: Learned) -> str:
+    """The page as one HTML file, self-contained; the same learning gives the same page.
+
+    Args:
+        learned: all that learning found out; its network is run on fresh tiles of its own recipe.
+    """
+    sheet = page.Page(
+        f"{learned.name}: how it was learned",
+        subtitle=f"from {_count(len(learned.names), 'good picture')} and {learned.known}, "
+        f"by loomsight {__version__}",
+    )
+    sheet.figures(_figures(learned))
+    _findings(sheet, learned)
+    sheet.heading("The good cloth")
+    sheet.paragraph(
+        "The fabric as it was given. If this is not the fabric, or a defect is in it, learn again without "
+        "that picture."
+    )
+    sheet.grid(_cloth(learned.good.learn), width=200)
+    _made(sheet, learned)
+    _trial(sheet, learned)
+    _suspects(sheet, learned)
+    sheet.heading("The training")
+    _curve(sheet, learned)
+    sheet.heading("How it was made")
+    sheet.table(("", ""), _circumstances(learned))
+    if learned.skipped:
+        more = len(learned.skipped) - _TOLD
+        caption = f"and {_count(more, 'picture')} more" if more > 0 else ""
+        rows = [(text,) for text in learned.skipped[:_TOLD]]
+        sheet.table(("Pictures that were left out",), rows, caption=caption)
+    return sheet.html()
+
+
+def _figures(learned: Learned) -> list[tuple[str, str | int | float] | tuple[str, str | int | float, str]]:
+    point, history = learned.point, learned.history
+    cloth = (*learned.good.learn, *(learned.good.judge if learned.good.disjoint else ()))
+    area = sum(image.shape[0] * image.shape[1] for image in cloth) / 1e6
+    return [
+        ("Good pictures", len(learned.names), f"{area:,.1f} Mpx of cloth"),
+        ("Training steps", history.steps, f"in {history.seconds / 60:.1f} min"),
+        ("From the first picture to this page", f"{learned.seconds / 60:.1f} min"),
+        ("False alarms promised", f"{point.promised:g}", f"at most, per {point.unit}"),
+        ("Threshold", f"{point.threshold:.3f}", "a score of 0 to 1"),
+    ]
+
+
+def _findings(sheet: page.Page, learned: Learned) -> None:
+    """What must not be missed, before anything else."""
+    for doubt in learned.doubts:
+        names = f" ({', '.join(doubt.pictures[:6])}{', …' if len(doubt.pictures) > 6 else ''})"
+        told = not doubt.pictures or doubt.pictures[0] in doubt.text
+        sheet.note(
+            f"{doubt.text[:1].upper()}{doubt.text[1:]}{'' if told else names}".rstrip(".") + ".",
+            kind="warning",
+        )
+    if learned.skipped:
+        count = _count(len(learned.skipped), "picture")
+        sheet.note(f"{count} could not be read and were left out; they are named at the end.", kind="warning")
+    if not learned.doubts and not learned.skipped:
+        sheet.note(
+            "The good pictures are of one fabric, sharp and well exposed, and there are enough of them.",
+            kind="good",
+        )
+    point = learned.point
+    if point.extrapolated:
+        sheet.note(
+            f"{point.megapixels_seen:,.2f} Mpx of good cloth were held back to set the threshold, less than "
+            f"one false alarm's worth at {point.promised:g} per {point.unit}. The threshold was therefore "
+            "extrapolated from the highest scores seen, on the safe side; more good cloth makes it firmer."
+        )
+    if "not installed" in learned.encoder:
+        sheet.note(f"The texture was read by a substitute: {learned.encoder}.")
+    nearest = learned.nearest
+    if nearest is not None:
+        sure = f"confidence {nearest.confidence:.0%}"
+        sheet.note(
+            f"This cloth looks like the known fabric {nearest.fabric} ({sure})."
+            if nearest.known
+            else f"This is a new fabric: the nearest known one is {nearest.fabric}, which is another "
+            f"({sure} that they are the same)."
+        )
+
+
+def _cloth(pictures: Sequence[Picture]) -> list[page.Image]:
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, _CLOTH).astype(int))
+    return [page.Image(_jpeg(_middle(pictures[i])), alt="good cloth") for i in chosen]
+
+
+def _made(sheet: page.Page, learned: Learned) -> None:
+    sheet.heading("What it was taught to find")
+    if learned.settings.recipe.source_only:
+        text = "Nothing was made for this cloth: the network learned from labelled pictures of known fabrics."
+    else:
+        text = "This fabric's own defects are not known yet, so defects were made in its good cloth."
+    zoom = _zoom(learned.settings.recipe.tile)
+    sheet.paragraph(
+        f"{text} Left as the network sees it, right with a line around the defect; magnified {zoom} times."
+    )
+    tiles = _tiles(learned, np.random.default_rng([learned.settings.seed, 2]), _SAMPLES)
+    sheet.grid(
+        (
+            page.Image(
+                _jpeg(_beside(_magnified(tile.image), _outlined(tile.image, tile.target > 0.5, _MADE))),
+                caption=_ARMS.get(tile.origin, tile.origin),
+            )
+            for tile in tiles
+        ),
+        width=400,
+    )
+
+
+def _tiles(learned: Learned, rng: np.random.Generator, count: int) -> list[TrainingTile]:
+    """Tiles with a defect: made ones, or where the recipe makes none, those of known fabrics."""
+    recipe, maker = learned.settings.recipe, learned.maker
+    if not recipe.source_only:
+        # Arm by arm, so that each is seen; a defect too faint to have a mask shows nothing.
+        made = (maker.synthetic(rng, recipe.arms[k % len(recipe.arms)]) for k in range(3 * count))
+        return _first((tile for tile in made if _marked(tile).any()), count)
+    start = int(rng.integers(2**31))
+    known = (tile for k in range(count) for tile in maker.batch(start + k))
+    return _first((tile for tile in known if _marked(tile).any()), count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A tile, what the network makes of it, and whether it found what was made."""
+
+    tile: TrainingTile
+    score: ScoreMap
+    counts: RegionCounts
+
+    @property
+    def peak(self) -> float:
+        """The highest score on the defect."""
+        return float(self.score[_marked(self.tile)].max())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every defect of the tile was found."""
+        return self.counts.found == self.counts.defects
+
+
+def _try(learned: Learned) -> list[_Tried]:
+    point, engine = learned.point, TorchEngine(learned.network)
+    tried = []
+    for tile in _tiles(learned, np.random.default_rng([learned.settings.seed, 3]), _TRIED):
+        score = engine.score(tile.image)
+        counts = count_regions(
+            score, _marked(tile), point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
+        )
+        tried.append(_Tried(tile, score, counts))
+    return tried
+
+
+def _trial(sheet: page.Page, learned: Learned) -> None:
+    point, tried = learned.point, _try(learned)
+    sheet.heading("What it finds")
+    total = sum((one.counts for one in tried), RegionCounts())
+    sheet.paragraph(
+        f"On fresh tiles, made in the same way and never seen, it finds {total.found} of {total.defects} "
+        "defects at this threshold. These are made defects, some of them very faint: they show that the "
+        "network has learned, and do not replace a trial on real ones."
+    )
+    rows: list[Sequence[page.Cell]] = []
+    for origin in dict.fromkeys(one.tile.origin for one in tried):
+        part = sum((one.counts for one in tried if one.tile.origin == origin), RegionCounts())
+        rows.append((_ARMS.get(origin, origin), part.defects, part.found, f"{part.recall or 0:.0%}"))
+    sheet.table(("Kind", "Made", "Found", "Share"), rows)
+    windows = [_peaks(score, learned.settings.recipe.tile) for score in learned.good_maps]
+    sheet.histogram(
+        {"good cloth": np.concatenate(windows), "made defects": [one.peak for one in tried]},
+        x_label="highest score",
+        y_label="how many",
+        threshold=point.threshold,
+        log=True,
+        caption="The highest score in each window of held-back good cloth, and on each made defect. What "
+        "lies to the right of the line is reported; the less the two overlap, the surer the inspection.",
+    )
+    found = [one for one in tried if one.complete][:_SHOWN]
+    missed = [one for one in tried if not one.complete][:_SHOWN]
+    for title, examples in (("Found", found), ("Missed, in whole or in part", missed)):
+        if examples:
+            sheet.heading(title, level=3)
+            sheet.paragraph("Left in red what was made, right in blue what the network reports.")
+            sheet.grid((_example(one, point.threshold) for one in examples), width=400)
+
+
+def _example(one: _Tried, threshold: float) -> page.Image:
+    made = _outlined(one.tile.image, _marked(one.tile), _MADE)
+    found = _outlined(one.tile.image, one.score >= threshold, _FOUND)
+    words = f"{one.counts.found} of {one.counts.defects} found"
+    kind = _ARMS.get(one.tile.origin, one.tile.origin)
+    return page.Image(_jpeg(_beside(made, found)), caption=f"{words} · highest score {one.peak:.2f} · {kind}")
+
+
+def _suspects(sheet: page.Page, learned: Learned) -> None:
+    places = sorted(
+        (
+            (score, index, y, x)
+            for index, map_ in enumerate(learned.good_maps)
+            for score, y, x in _highest(map_, _SUSPECTS)
+        ),
+        reverse=True,
+    )[:_SUSPECTS]
+    sheet.heading("The most suspicious places of the good cloth")
+    sheet.paragraph(
+        "Where the held-back good cloth scored highest. The threshold was set so that such places are rarely "
+        "reported. Is one of them a real defect? Then learn again without that picture: the threshold falls."
+    )
+    threshold, cloth = learned.point.threshold, learned.good.judge
+    sheet.grid(
+        (
+            page.Image(
+                _jpeg(_around(cloth[index], y, x)),
+                caption=f"score {score:.3f}, {'reported' if score >= threshold else 'not reported'}",
+            )
+            for score, index, y, x in places
+        ),
+        width=200,
+    )
+
+
+def _curve(sheet: page.Page, learned: Learned) -> None:
+    rows = learned.history.losses
+    sheet.line_chart(
+        {"loss": ([row["step"] for row in rows], [row["loss"] for row in rows])},
+        x_label="training step",
+        y_label="loss",
+        caption="The error on the tiles it learns from. If it still falls at its end, more minutes help.",
+    )
+
+
+def _circumstances(learned: Learned) -> list[tuple[str, str]]:
+    settings, point, recipe = learned.settings, learned.point, learned.settings.recipe
+    shares = (
+        f", {recipe.synthetic:.0%} with made defects, {recipe.good:.0%} good cloth, the others known cloth"
+    )
+    kept = "cloth not learned from" if learned.good.disjoint else "the cloth that was learned from"
+    reason = {"seconds": "the time was used up", "steps": "the number of steps was reached"}
+    return [
+        ("Known cloth", learned.known),
+        ("Nearest known fabric", _nearest(learned)),
+        (
+            "Training tiles",
+            f"{recipe.tile} × {recipe.tile} px, {recipe.batch} a step; recipe {recipe.name}"
+            f"{'' if recipe.source_only else shares}",
+        ),
+        ("Training ended because", reason.get(str(learned.history.stopped_because), "")),
+        ("Network", f"DeepLabV3, {settings.segmenter.form} form"),
+        (
+            "Threshold",
+            f"{point.threshold:.6f}, set on {point.megapixels_seen:,.2f} Mpx of {kept}: "
+            f"{_count(point.alarms_seen, 'alarm')} there, {point.alarms_allowed:,.2g} allowed",
+        ),
+        ("Smallest region", f"{point.min_area} px; parts up to {point.merge_gap} px apart are one"),
+        ("Scale", f"{settings.mm_per_px:g} mm per pixel" if settings.mm_per_px else "unknown: in pixels"),
+        ("Texture code", learned.encoder),
+        ("Seed", str(settings.seed)),
+    ]
+
+
+def _nearest(learned: Learned) -> str:
+    nearest = learned.nearest
+    if nearest is None:
+        return "not asked: there are no known fabrics with three pictures or more"
+    same = "the same" if nearest.known else "another fabric"
+    return f"{nearest.fabric}, confidence {nearest.confidence:.2f}: {same}"
+
+
+def _marked(tile: TrainingTile) -> Bool[NDArray[np.bool_], "h w"]:
+    return tile.target > 0.5
+
+
+def _first(tiles: Iterable[TrainingTile], count: int) -> list[TrainingTile]:
+    return [tile for _, tile in zip(range(count), tiles, strict=False)]
+
+
+def _peaks(score: ScoreMap, side: int) -> Float[NDArray[np.float32], " n"]:
+    """The highest score of each ``side`` × ``side`` window."""
+    rows = range(0, max(1, score.shape[0] - side // 2), side)
+    columns = range(0, max(1, score.shape[1] - side // 2), side)
+    return np.array([score[y : y + side, x : x + side].max() for y in rows for x in columns], np.float32)
+
+
+def _highest(score: ScoreMap, count: int) -> list[tuple[float, int, int]]:
+    """The highest places of a map, (score, y, x), no two of them in one picture of the report."""
+    left, found = score.copy(), []
+    for _ in range(count):
+        y, x = (int(value) for value in np.unravel_index(int(left.argmax()), left.shape))
+        if left[y, x] < 0:
+            break
+        found.append((float(left[y, x]), y, x))
+        left[max(0, y - _LOOK // 2) : y + _LOOK // 2, max(0, x - _LOOK // 2) : x + _LOOK // 2] = -1
+    return found
+
+
+def _zoom(side: int) -> int:
+    return max(1, round(_SIDE / side))
+
+
+def _magnified(image: Picture) -> Picture:
+    zoom = _zoom(image.shape[0])
+    large = cv2.resize(to_rgb(image), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.uint8)
+
+
+def _outlined(image: Picture, mask: Bool[NDArray[np.bool_], "h w"], colour: tuple[int, int, int]) -> Picture:
+    """The picture magnified, with a line just outside the mask, so that it hides nothing."""
+    view, zoom = _magnified(image), _zoom(image.shape[0])
+    large = np.repeat(np.repeat(mask.astype(np.uint8), zoom, 0), zoom, 1)
+    grown = cv2.dilate(large, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
+    lines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(view, lines, -1, colour, 2, cv2.LINE_AA)
+    return view
+
+
+def _beside(left: Picture, right: Picture) -> Picture:
+    return np.hstack([left, np.full((left.shape[0], 6, 3), 255, np.uint8), right])
+
+
+def _middle(image: Picture) -> Picture:
+    """The middle of a picture at its own size, as large as the page shows."""
+    side = min(_SIDE, *image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return to_rgb(image[top : top + side, left : left + side])
+
+
+def _around(image: Picture, y: int, x: int) -> Picture:
+    """A square of good cloth around a place, magnified."""
+    side = min(_LOOK, *image.shape[:2])
+    top = int(np.clip(y - side // 2, 0, image.shape[0] - side))
+    left = int(np.clip(x - side // 2, 0, image.shape[1] - side))
+    return _magnified(image[top : top + side, left : left + side])
+
+
+def _jpeg(image: Picture) -> bytes:
+    buffer = io.BytesIO()
+    PillowImage.fromarray(image).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
