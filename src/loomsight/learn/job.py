@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from loomsight.backbones.weights import LITE0
 from loomsight.config import Config
 from loomsight.datasets import Item, read_dataset
 from loomsight.detection.deeplab import Segmenter
@@ -31,6 +30,8 @@ from loomsight.training.loop import History
 
 MOST_KNOWN = 600  # pictures of known fabrics held in memory
 MOST_GOOD = 400  # good pictures learned from; more are said to be left out
+TEXTURE_PICTURES = 12  # good pictures whose texture code is taken: about a second each
+TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the known fabrics
 WOVEN_KNOWN = 48  # pictures that the loom weaves where there are no known fabrics
 
 
@@ -115,13 +116,17 @@ def learn(
     encoder = TextureEncoder()
     codes = {name: _codes(encoder, pictures, progress)}
     doubts += _strangers(codes[name], names)
-    nearest = _nearest_known(encoder, codes[name], material_known, progress) if known else None
+    nearest = None
+    if known:
+        seconds = TEXTURE_SHARE * settings.minutes * 60
+        nearest = _nearest_known(encoder, codes[name], material_known, seconds, progress)
 
-    maker = TileMaker(settings.recipe, Material(cloth.learn, material_known), seed=settings.seed)
+    material = Material(cloth.learn, material_known)
+    maker = TileMaker(settings.recipe, material, seed=settings.seed)
     megapixels = sum(image.shape[0] * image.shape[1] for image in cloth.judge) / 1e6
     left = settings.minutes * 60 - (time.monotonic() - started) - (5 + 2.0 * megapixels)
     network, history = train_segmenter(
-        Material(cloth.learn, material_known),
+        material,
         settings.recipe,
         settings.segmenter,
         steps=settings.steps,
@@ -162,7 +167,7 @@ def learn(
         operating_point=point,
         mm_per_px=settings.mm_per_px,
         texture=learned.familiarity,
-        texture_facts={"backbone": _backbone(encoder), "source": encoder.source, "fabric": name},
+        texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,
@@ -251,14 +256,14 @@ def _woven(rng: np.random.Generator, progress: Progress) -> list[LabelledPicture
 
 
 def _codes(
-    encoder: TextureEncoder, pictures: Sequence[Picture], progress: Progress, most: int = 24
+    encoder: TextureEncoder, pictures: Sequence[Picture], progress: Progress, most: int = TEXTURE_PICTURES
 ) -> NDArray[np.float32]:
     chosen = [pictures[i] for i in np.unique(np.linspace(0, len(pictures) - 1, most).astype(int))]
     return np.stack([encoder.code(image) for image in progress.track(chosen, "texture codes")])
 
 
 def _strangers(codes: NDArray[np.float32], names: Sequence[str]) -> list[Doubt]:
-    used = np.unique(np.linspace(0, len(names) - 1, 24).astype(int))
+    used = np.unique(np.linspace(0, len(names) - 1, TEXTURE_PICTURES).astype(int))
     strange = mixed_fabrics(codes) if len(codes) >= 4 else []
     if not strange:
         return []
@@ -268,28 +273,25 @@ def _strangers(codes: NDArray[np.float32], names: Sequence[str]) -> list[Doubt]:
 
 
 def _nearest_known(
-    encoder: TextureEncoder, own: NDArray[np.float32], known: Sequence[LabelledPicture], progress: Progress
+    encoder: TextureEncoder,
+    own: NDArray[np.float32],
+    known: Sequence[LabelledPicture],
+    seconds: float,
+    progress: Progress,
 ) -> Judgement | None:
-    """Which known fabric this cloth is most like, from up to three pictures of each of at most 24 fabrics."""
+    """Which known fabric this cloth is most like, from three pictures of each, of as many as time allows."""
     by_fabric: dict[str, list[Picture]] = {}
     for picture in known:
-        group = by_fabric.setdefault(picture.fabric, [])
-        if len(group) < 3:
-            group.append(picture.image)
-    several = {name: images for name, images in by_fabric.items() if len(images) == 3}
-    several = dict(list(several.items())[:24])
-    if not several:
-        return None
-    codes = {
-        name: np.stack([encoder.code(image) for image in images])
-        for name, images in progress.track(several.items(), "known textures", len(several))
-    }
-    return Familiarity.fit(codes).judge(own.mean(axis=0))
-
-
-def _backbone(encoder: TextureEncoder) -> str:
-    """The encoder's network, by the name that makes the same one again."""
-    return "lite0" if encoder.source.startswith(LITE0.network) else "vgg16"
+        by_fabric.setdefault(picture.fabric, []).append(picture.image)
+    several = {name: images[:3] for name, images in by_fabric.items() if len(images) >= 3}
+    codes: dict[str, NDArray[np.float32]] = {}
+    end = time.monotonic() + seconds
+    for name, images in progress.track(several.items(), "known textures", len(several)):
+        if time.monotonic() < end:
+            codes[name] = np.stack([encoder.code(image) for image in images])
+    if len(codes) < len(several):
+        progress.say(f"note: compared with {len(codes)} of {len(several)} known fabrics, for want of time")
+    return Familiarity.fit(codes).judge(own.mean(axis=0)) if codes else None
 
 
 def _familiarity(
