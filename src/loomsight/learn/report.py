@@ -34,11 +34,11 @@ _CLOTH = 8  # pictures of good cloth
 _SIDE = 320  # pixels of a picture on the page
 _LOOK = 112  # pixels of cloth around a suspicious place
 _TOLD = 12  # skipped pictures that are named
-_MADE, _FOUND = (226, 32, 60), (20, 110, 200)  # outlines: what was made, what was found
+_MADE, _FOUND = (226, 32, 60), (0, 140, 255)  # outlines: what was made, what was found
 
 _ARMS = {
-    "paste": "real defect of a known fabric, set into this cloth",
-    "poisson": "real defect of a known fabric, blended into this cloth",
+    "paste": "defect of a known fabric, set into this cloth",
+    "poisson": "defect of a known fabric, blended into this cloth",
     "perlin": "foreign texture in cloud-shaped spots",
     "drawn": "defect drawn into this cloth by the loom",
     "real": "labelled defect of a known fabric",
@@ -87,7 +87,7 @@ def _figures(learned: Learned) -> list[tuple[str, str | int | float] | tuple[str
         ("Good pictures", len(learned.names), f"{area:,.1f} Mpx of cloth"),
         ("Training steps", history.steps, f"in {history.seconds / 60:.1f} min"),
         ("From the first picture to this page", f"{learned.seconds / 60:.1f} min"),
-        ("False alarms promised", f"{point.promised:g}", f"at most, per {point.unit}"),
+        ("False alarms promised", f"{point.promised:g}", f"per {point.unit}, at most"),
         ("Threshold", f"{point.threshold:.3f}", "a score of 0 to 1"),
     ]
 
