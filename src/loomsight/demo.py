@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from loomsight.config import Config
 from loomsight.datasets import write_dataset
 from loomsight.errors import UsageError
 from loomsight.evaluation.regions import RegionCounts, count_regions
@@ -38,8 +40,6 @@ from loomsight.loom import STRUCTURES, Cloth, ClothSpec, weave, weave_roll
 from loomsight.profile import Profile
 from loomsight.progress import Progress
 
-MINUTES = 2.25
-"""For learning; weaving and inspecting take less than one more on two cores."""
 DENIM = ClothSpec(
     structure="twill 3/1",
     ends_per_cm=24,
@@ -56,12 +56,21 @@ FALSE_ALARMS_PER_100_M = 50.0
 """Promised. A mill asks for 2 on a web of 1.6 m; this one is a tenth as wide, and its good pictures cover
 half a metre, which cannot show so rare an event as 2 in 100 m of it."""
 
-_KNOWN, _GOOD_OF_EACH, _DEFECTIVE_OF_EACH = 10, 2, 4  # fabrics, and their pictures
-_GOOD = 12
+_GOOD_OF_EACH, _DEFECTIVE_OF_EACH = 2, 4  # pictures of a known fabric
 _FRAME = (512, 1024)
-_METRES = 2.3
 _DEFECTS_PER_M2 = 55.0
 _CARD = "demo.json"
+
+
+class DemoSettings(Config):
+    """How large a demonstration is: as it stands, under 5 minutes on two cores."""
+
+    seed: int = Field(0, ge=0)  # of the cloth, its defects and the training
+    minutes: PositiveFloat = 2.25  # for learning
+    steps: PositiveInt | None = None  # of training at most
+    known: PositiveInt = 10  # fabrics
+    good: PositiveInt = 12  # pictures of the new one
+    metres: PositiveFloat = 2.3  # of roll
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +100,13 @@ class Outcome:
 
 
 def demonstrate(
-    out: Path, *, seed: int = 0, minutes: float = MINUTES, progress: Progress | None = None
+    out: Path, settings: DemoSettings | None = None, *, progress: Progress | None = None
 ) -> Outcome:
     """Weave, learn, inspect, and compare with the truth.
 
     Args:
         out: the folder to make, whole or not at all; an earlier demonstration there is replaced.
-        seed: of the cloth, its defects and the training.
-        minutes: for learning.
+        settings: see :class:`DemoSettings`.
 
     Raises:
         UsageError: ``out`` is in use for something else.
@@ -107,20 +115,22 @@ def demonstrate(
     from loomsight.learn.job import LearnSettings, learn
 
     began = time.monotonic()
-    progress = progress or Progress()
+    settings, progress = settings or DemoSettings(), progress or Progress()
+    seed = settings.seed
     check_out(out)
     with new_folder(out, replace=out.is_dir() and (out / _CARD).is_file()) as work:
         progress.say("weaving known fabrics, a new one, and a roll of it with hidden defects")
-        write_dataset(_known(np.random.default_rng([seed, 0])), work / "known")
-        _weave_good(work / "good", np.random.default_rng([seed, 1]))
-        truth = _weave_roll(work, np.random.default_rng([seed, 2]))
+        write_dataset(_known(settings.known, np.random.default_rng([seed, 0])), work / "known")
+        _weave_good(work / "good", settings.good, np.random.default_rng([seed, 1]))
+        truth = _weave_roll(work, settings.metres, np.random.default_rng([seed, 2]))
         learn(
             work / "good",
             name="denim",
             out=work / "profile",
             known=work / "known",
             settings=LearnSettings(
-                minutes=minutes,
+                minutes=settings.minutes,
+                steps=settings.steps,
                 false_alarms=FALSE_ALARMS_PER_100_M,
                 mm_per_px=DENIM.mm_per_px,
                 seed=seed,
@@ -145,7 +155,7 @@ def demonstrate(
             steps=int(str(profile.card.training["steps"])),
             seconds=round(time.monotonic() - began, 1),
         )
-        write_json(work / _CARD, {"seed": seed, "minutes": minutes, **outcome.summary()})
+        write_json(work / _CARD, {**settings.model_dump(), **outcome.summary()})
     return outcome
 
 
@@ -178,10 +188,10 @@ class _Remembering:
         return self.scores[-1]
 
 
-def _known(rng: np.random.Generator) -> Iterator[LabelledPicture]:
+def _known(fabrics: int, rng: np.random.Generator) -> Iterator[LabelledPicture]:
     """Pictures of fabrics of every structure but the new one's."""
     others = [structure for structure in STRUCTURES if structure != DENIM.structure]
-    for number in range(_KNOWN):
+    for number in range(fabrics):
         spec = ClothSpec.random(rng)
         while spec.structure != others[number % len(others)]:
             spec = ClothSpec.random(rng)
@@ -191,15 +201,15 @@ def _known(rng: np.random.Generator) -> Iterator[LabelledPicture]:
             yield LabelledPicture(cloth.image, cloth.mask, fabric=name, source=f"{name}-{piece + 1}")
 
 
-def _weave_good(folder: Path, rng: np.random.Generator) -> None:
-    for number in range(_GOOD):
+def _weave_good(folder: Path, count: int, rng: np.random.Generator) -> None:
+    for number in range(count):
         write_png(folder / f"{number + 1:02d}.png", weave(DENIM, *_FRAME, rng).image)
 
 
-def _weave_roll(work: Path, rng: np.random.Generator) -> Mask:
+def _weave_roll(work: Path, metres: float, rng: np.random.Generator) -> Mask:
     """Write the roll and its truth; the mask of the whole roll."""
     masks, rows = [], []
-    for number, cloth in enumerate(_roll(rng)):
+    for number, cloth in enumerate(_roll(metres, rng)):
         name = f"{number + 1:03d}.png"
         write_png(work / "roll" / name, cloth.image)
         write_png(work / "truth" / name, cloth.mask.astype(np.uint8) * 255)
@@ -209,10 +219,10 @@ def _weave_roll(work: Path, rng: np.random.Generator) -> Mask:
     return np.concatenate(masks)
 
 
-def _roll(rng: np.random.Generator) -> Iterator[Cloth]:
+def _roll(metres: float, rng: np.random.Generator) -> Iterator[Cloth]:
     height, width = _FRAME
     return weave_roll(
-        DENIM, rng, metres=_METRES, frame_height=height, width=width, defects_per_m2=_DEFECTS_PER_M2
+        DENIM, rng, metres=metres, frame_height=height, width=width, defects_per_m2=_DEFECTS_PER_M2
     )
 
 

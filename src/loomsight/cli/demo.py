@@ -36,12 +36,13 @@ def demo(
         raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
     if minutes is not None and not (math.isfinite(minutes) and minutes > 0):
         raise UsageError("bad --minutes", where=f"{minutes:g}", why="it must be a number above 0")
-    from loomsight.demo import MINUTES, check_out, demonstrate
+    from loomsight.demo import DemoSettings, check_out, demonstrate
     from loomsight.progress import for_stream
 
     check_out(out)
     with for_stream() as progress:
-        outcome = demonstrate(out, seed=seed, minutes=minutes or MINUTES, progress=progress)
+        given = {} if minutes is None else {"minutes": minutes}
+        outcome = demonstrate(out, DemoSettings.parse({"seed": seed, **given}), progress=progress)
     if json:
         from json import dumps
 
