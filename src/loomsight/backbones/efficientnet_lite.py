@@ -38,15 +38,18 @@ class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding: at stride 2 the extra pixel goes to the far side."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
-        pads = []
-        for size, kernel, stride, dilation in zip(
-            (x.shape[-1], x.shape[-2]), self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
-        ):
-            total = max(0, (math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
-            pads += [total // 2, total - total // 2]
-        if pads[0] == pads[1] and pads[2] == pads[3]:  # symmetric: the convolution pads by itself, no copy
-            return F.conv2d(x, self.weight, self.bias, self.stride, (pads[2], pads[0]), self.dilation, self.groups)
-        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        top, bottom = _same(x.shape[-2], self.kernel_size[0], self.stride[0], self.dilation[0])
+        left, right = _same(x.shape[-1], self.kernel_size[1], self.stride[1], self.dilation[1])
+        pad = (top, left)
+        if (top, left) != (bottom, right):
+            x, pad = F.pad(x, (left, right, top, bottom)), (0, 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
+
+
+def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Pixels to add before and after a side, so that it is ceil(size / stride) long afterwards."""
+    total = max(0, (math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+    return total // 2, total - total // 2
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -56,7 +59,9 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class InvertedResidual(nn.Module):
     """Expand 1×1, depthwise k×k, project 1×1; a shortcut where shape allows."""
 
-    def __init__(self, inp: int, out: int, kernel: int, stride: int, expansion: int, dilation: int) -> None:
+    def __init__(
+        self, inp: int, out: int, *, kernel: int, stride: int, expansion: int, dilation: int
+    ) -> None:
         super().__init__()
         mid = inp * expansion
         if expansion != 1:
@@ -75,7 +80,10 @@ class InvertedResidual(nn.Module):
         y = F.relu6(self._bn0(self._expand_conv(x))) if self._expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
-        return x + y if self._shortcut else y
+        if self._shortcut:
+            y = x + y
+        out: Tensor = y
+        return out
 
 
 class EfficientNetLite(nn.Module):
@@ -104,25 +112,28 @@ class EfficientNetLite(nn.Module):
         self.strides: list[int] = []
         self._ends: list[int] = []  # the block after which a level is complete
         channels, stride, dilation = 32, 2, 1
-        for index, (count, kernel, step, expansion, out) in enumerate(_STAGES[:stages]):
+        for index, (count, kernel, wanted, expansion, out) in enumerate(_STAGES[:stages]):
             repeats = count if index in (0, 6) else math.ceil(depth * count)
             wide = _round_to_eight(out * width)
-            if step == 2 and stride == output_stride:
+            step, before = wanted, dilation
+            if wanted == 2 and stride == output_stride:
                 dilation, step = dilation * 2, 1
             if step == 2:
                 self._close_level(len(blocks) - 1, channels, stride)
             stride *= step
             for repeat in range(repeats):
-                # The block that lost its stride keeps the old dilation: its kernel still sees the old grid.
-                first = dilation if repeat or step == 2 or _STAGES[index][2] == 1 else dilation // 2
-                blocks.append(
-                    InvertedResidual(channels, wide, kernel, step if not repeat else 1, expansion, first)
+                block = InvertedResidual(
+                    channels,
+                    wide,
+                    kernel=kernel,
+                    stride=1 if repeat else step,
+                    expansion=expansion,
+                    dilation=dilation if repeat else before,  # the first still sees the old grid
                 )
+                blocks.append(block)
                 channels = wide
         self._close_level(len(blocks) - 1, channels, stride)
         self._blocks = nn.ModuleList(blocks)
-        self.register_buffer("_mean", torch.tensor(127.0 / 255.0), persistent=False)
-        self.register_buffer("_scale", torch.tensor(255.0 / 128.0), persistent=False)
 
     def _close_level(self, block: int, channels: int, stride: int) -> None:
         self._ends.append(block)
@@ -131,7 +142,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c i j"]]:
         """Features at each of :attr:`strides`, finest first, of RGB pictures in [0, 1]."""
-        y = F.relu6(self._bn0(self._conv_stem((x - self._mean) * self._scale)))
+        y = F.relu6(self._bn0(self._conv_stem((x * 255 - 127) / 128)))
         levels = []
         for index, block in enumerate(self._blocks):
             y = block(y)
