@@ -29,6 +29,7 @@ from torch import nn
 
 from loomsight.datasets import Fold, new_fabric_fold, read_dataset
 from loomsight.detection.deeplab import Segmenter
+from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.pixels import PixelScores
 from loomsight.evaluation.regions import RegionCounts, count_regions
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", default="400", help="where to measure; the training ends at the last")
     parser.add_argument("--good", type=int, default=10, help="good pictures of the new fabric that are seen")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
-    parser.add_argument("--results", type=Path, default=Path("results/new_fabric.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/new_fabric.jsonl"))
     parser.add_argument(
         "--report", action="store_true", help="print the table of the results file, run nothing"
     )
@@ -68,7 +69,7 @@ def main() -> None:
             sys.exit(f"new_fabric: {asked.data} is not there: give a tree of fabrics with --data")
         run_missing(asked, done)
         done = list(read_rows(asked.results))
-    print(table(done))
+    print(table(done), against(done), sep="\n\n", end="\n\n")
     print(json.dumps(done))
 
 
@@ -182,6 +183,31 @@ def table(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if (row["fold"], row["steps"], row["arm"]) == (fold, steps, arm)]
         cells = [f"{np.mean([row[column] for row in own]):.3f}" for column in COLUMNS]
         lines.append(f"| {fold} | {arm} | {steps} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def against(rows: list[dict[str, Any]], base: str = "none") -> str:
+    """Markdown: each arm's per-picture AP and recall less those of ``base``, paired by fold and seed."""
+    lines = [
+        f"| arm less {base}, same steps | pairs | ap_picture (95 %) | recall (95 %) |",
+        "|---|---|---|---|",
+    ]
+    key = ("fold", "seed", "steps")
+    bases = {tuple(row[name] for name in key): row for row in rows if row["arm"] == base}
+    for arm in sorted({row["arm"] for row in rows} - {base}):
+        pairs = [
+            (row, bases[k])
+            for row in rows
+            if row["arm"] == arm and (k := tuple(row[n] for n in key)) in bases
+        ]
+        if len(pairs) < 2:
+            continue
+        cells = []
+        for column in ("ap_picture", "recall"):
+            first, second = ([pair[i][column] for pair in pairs] for i in (0, 1))
+            gain = paired_difference(first, second, np.random.default_rng(0))
+            cells.append(f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
+        lines.append(f"| {arm} | {len(pairs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
