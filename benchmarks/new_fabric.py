@@ -160,29 +160,34 @@ def figures_of(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: for each arm and number of steps the mean over folds, and its deviation over seeds."""
-    lines = [
-        "| arm | steps | seeds | " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|" + "---|" * len(COLUMNS),
-    ]
+    """Markdown: for each arm and number of steps the mean over folds, and its deviation over seeds.
+
+    A seed counts when all folds of the file have it; the second table has every row there is.
+    """
+    lines = ["| arm | steps | seeds | " + " | ".join(COLUMNS) + " |", "|---|---|---|" + "---|" * len(COLUMNS)]
+    folds = {row["fold"] for row in rows}
     for arm, steps in sorted({(row["arm"], row["steps"]) for row in rows}, key=lambda key: (key[1], key[0])):
-        own = [row for row in rows if (row["arm"], row["steps"]) == (arm, steps)]
-        seeds = sorted({row["seed"] for row in own})
+        by_seed: dict[int, list[dict[str, Any]]] = {}
+        for row in rows:
+            if (row["arm"], row["steps"]) == (arm, steps):
+                by_seed.setdefault(row["seed"], []).append(row)
+        whole = [own for own in by_seed.values() if {row["fold"] for row in own} == folds]
         cells = []
-        for column in COLUMNS:
-            means = [np.mean([row[column] for row in own if row["seed"] == seed]) for seed in seeds]
+        for column in COLUMNS if whole else ():
+            means = [np.mean([row[column] for row in own]) for own in whole]
             spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
             cells.append(f"{np.mean(means):.3f}{spread}")
-        lines.append(f"| {arm} | {steps} | {len(seeds)} | " + " | ".join(cells) + " |")
+        if whole:
+            lines.append(f"| {arm} | {steps} | {len(whole)} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "| fold | arm | steps | " + " | ".join(COLUMNS) + " |",
-        "|---|---|---|" + "---|" * len(COLUMNS),
+        "| fold | arm | steps | seeds | " + " | ".join(COLUMNS) + " |",
+        "|---|---|---|---|" + "---|" * len(COLUMNS),
     ]
     for fold, steps, arm in sorted({(row["fold"], row["steps"], row["arm"]) for row in rows}):
         own = [row for row in rows if (row["fold"], row["steps"], row["arm"]) == (fold, steps, arm)]
         cells = [f"{np.mean([row[column] for row in own]):.3f}" for column in COLUMNS]
-        lines.append(f"| {fold} | {arm} | {steps} | " + " | ".join(cells) + " |")
+        lines.append(f"| {fold} | {arm} | {steps} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
