@@ -58,7 +58,7 @@ half a metre, which cannot show so rare an event as 2 in 100 m of it."""
 
 _GOOD_OF_EACH, _DEFECTIVE_OF_EACH = 2, 4  # pictures of a known fabric
 _FRAME = (512, 1024)
-_DEFECTS_PER_M2 = 55.0
+_DEFECTS_PER_M2 = 80.0
 _CARD = "demo.json"
 
 

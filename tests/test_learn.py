@@ -1,0 +1,314 @@
+"""Learning a fabric: what a user finds in the folder, what is said, and one clear line for every failure."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loomsight import cli
+from loomsight.cli import learn as command
+from loomsight.datasets import write_dataset
+from loomsight.errors import DatasetError, ImageError, UsageError
+from loomsight.fabric.images import write_png
+from loomsight.fabric.types import LabelledPicture
+from loomsight.learn.job import LearnSettings, learn
+from loomsight.loom import ClothSpec, weave
+from loomsight.profile import Profile
+from loomsight.progress import Progress
+
+NEW = ClothSpec(structure="twill 3/1", grey=True)
+TINY = {"steps": 3, "minutes": 1, "recipe": {"tile": 64, "batch": 2}}
+
+
+class Told(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def settings(**values: object) -> LearnSettings:
+    return LearnSettings.parse({**TINY, **values})
+
+
+@pytest.fixture(scope="module")
+def fabrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three known fabrics and the new one, all with labelled defects."""
+    root = tmp_path_factory.mktemp("cloth") / "fabrics"
+    rng = np.random.default_rng(0)
+
+    def pictures() -> Iterator[LabelledPicture]:
+        for name in ("new", "a", "b", "c"):
+            spec = NEW if name == "new" else ClothSpec(structure="plain", ends_per_cm=15 + ord(name) % 5)
+            for piece in range(8):
+                cloth = weave(spec, 96, 300, rng, defects="random" if piece >= 5 else ())
+                yield LabelledPicture(cloth.image, cloth.mask, fabric=name, source=f"{name} {piece}")
+
+    write_dataset(pictures(), root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def learned(fabrics: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Profile, list[str]]:
+    told = Told()
+    out = tmp_path_factory.mktemp("profile") / "denim"
+    profile = learn(
+        fabrics / "new/good", name="denim", out=out, known=fabrics, settings=settings(), progress=told
+    )
+    return profile, told.lines
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to stand in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(word) for word in words])
+    shown = capsys.readouterr()
+    return left.value.code, shown.out, shown.err  # type: ignore[return-value]
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, *words: object) -> str:
+    """The one line of a refusal."""
+    found, out, err = run(capsys, *words)
+    lines = [line for line in err.splitlines() if line.startswith("loomsight: ")]
+    assert (found, out, len(lines)) == (code, "", 1), err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def test_a_profile_opens_scores_a_picture_and_says_what_it_promises(
+    learned: tuple[Profile, list[str]], fabrics: Path
+) -> None:
+    profile = Profile.open(learned[0].folder)
+    assert profile.name == "denim"
+    assert 0 < profile.threshold <= 1
+    assert profile.card.operating_point.promised == 1
+    assert profile.card.training["steps"] == 3
+    image = weave(NEW, 80, 200, np.random.default_rng(1)).image
+    assert profile.engine().score(image).shape == (80, 200)
+    assert {"names", "places"} <= set(profile.texture())
+    assert len(list((profile.folder / "samples").iterdir())) == 4
+
+
+def test_its_own_defects_are_not_among_the_known(learned: tuple[Profile, list[str]]) -> None:
+    assert learned[0].card.training["known"] == "24 pictures of 3 fabrics, 9 with masks"
+
+
+def test_the_report_has_its_pictures_figures_and_charts(learned: tuple[Profile, list[str]]) -> None:
+    html = learned[0].read("report.html").decode()
+    assert html.count("data:image/jpeg") >= 5 + 12 + 6 + 4
+    assert html.count("<svg") == 2
+    for words in (
+        "denim: how it was learned",
+        "What it was taught to find",
+        "defect of a known fabric, set into this cloth",
+        "defect drawn into this cloth by the loom",
+        "The most suspicious places",
+        "This is a new fabric" if "This is a new fabric" in html else "looks like the known fabric",
+        f"{learned[0].threshold:.6f}",
+    ):
+        assert words in html
+    assert "src=" not in re.sub(r'src="data:image/jpeg;base64,[^"]*"', "", html)
+    assert len(html) < 3_000_000
+
+
+def test_the_same_seed_and_steps_give_the_same_weights(
+    learned: tuple[Profile, list[str]], fabrics: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    again = learn(fabrics / "new/good", name="again", out=out, known=fabrics, settings=settings())
+    assert again.read("weights.safetensors") == learned[0].read("weights.safetensors")
+    assert again.threshold == learned[0].threshold
+
+
+def test_what_is_doubtful_is_said_while_learning_in_the_profile_and_first_in_the_report(
+    fabrics: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    for number in range(2):
+        write_png(tmp_path / f"good/{number}.png", weave(NEW, 96, 96, rng).image)
+    (tmp_path / "good/2.png").write_text("this is no picture")
+    told = Told()
+    profile = learn(
+        tmp_path / "good",
+        name="few",
+        out=tmp_path / "out",
+        known=fabrics,
+        settings=settings(on_bad_picture="skip", recipe={"tile": 64, "batch": 2, "arms": ("none",)}),
+        progress=told,
+    )
+    assert any("only 2 good pictures" in line for line in told.lines)
+    assert any(line.startswith("skipped: ") and "2.png" in line for line in told.lines)
+    assert any("only 2 good pictures" in str(note) for note in profile.card.training["notes"])  # type: ignore[union-attr]
+    html = profile.read("report.html").decode()
+    assert html.index('class="note warning"') < html.index("<h2>")
+    assert "Nothing was made for this cloth" in html
+    assert "2.png" in html
+
+
+def test_with_a_scale_the_promise_is_per_100_m_and_json_says_so(
+    fabrics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scaled"
+    scale = ("--mm-per-px", 0.1, "--web-width", 1600, "--false-alarms", 5)
+    words = ("learn", fabrics / "new/good/*.png", "--name", "x", "--out", out, "--known", fabrics)
+    code, printed, err = run(capsys, *words, *scale, "--steps", 2, "--json")
+    assert code == 0, err
+    figures = json.loads(printed)
+    assert (figures["false_alarms"], figures["per"], figures["mm_per_px"]) == (5, "100 m", 0.1)
+    assert (figures["steps"], figures["profile"]) == (2, str(out))
+    profile = Profile.open(out)
+    area = 100_000 / 0.1 * 1600 / 0.1 / 1e6  # Mpx in 100 m
+    point = profile.card.operating_point
+    assert np.isclose(point.alarms_allowed, 5 * point.megapixels_seen / area)
+
+
+def test_the_command_learns_without_known_fabrics_and_says_what_comes_next(
+    learned: tuple[Profile, list[str]],
+    fabrics: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(learned[0].folder, tmp_path / "my twill")  # an earlier profile is replaced
+    words = ("learn", fabrics / "new/good", "--name", "my twill", "--recipe", "drawn", "--steps", 2)
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert out.splitlines()[-1] == "next: loomsight inspect PICTURES --profile 'my twill'"
+    assert "48 pictures of cloth that the loom wove, 2 steps" in out
+    assert Profile.open(tmp_path / "my twill").card.recipe["arms"] == ["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--recipe", "pastte"], "no such recipe: 'pastte': the nearest is paste"),
+        (["--recipe", "paste+none"], "stand alone"),
+        (["--minutes", "0"], "bad --minutes: 0: it must be a number above 0"),
+        (["--steps", "-3"], "bad --steps"),
+        (["--false-alarms", "nan"], "bad --false-alarms"),
+        (["--seed", "-1"], "bad --seed"),
+        (["--web-width", "1600"], "--web-width says nothing without a scale"),
+        (["--name", "a/b"], "bad name for a fabric"),
+        (["--known", "nowhere"], "bad --known: nowhere: there is no such folder"),
+        (["--resnet-weights", "r50.pth"], "give --network paper too"),
+        (["--network", "paper", "--resnet-weights", "r50.pth"], "there is no such file"),
+        (["--network", "huge"], "Invalid value for '--network'"),
+        (["--out", "full"], "not replaced: full: it is no profile"),
+        (["--out", "full/notes.txt"], "a file of that name exists"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line_before_any_work(
+    words: list[str],
+    said: str,
+    fabrics: Path,
+    elsewhere: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (elsewhere / "full").mkdir()
+    (elsewhere / "full/notes.txt").write_text("mine")
+    name = [] if "--name" in words else ["--name", "x"]
+    assert said in refused(capsys, 2, "learn", fabrics / "new/good", *name, *words)
+    assert sorted(path.name for path in elsewhere.rglob("*")) == ["full", "notes.txt"]
+
+
+def bomb(path: Path) -> None:
+    """A PNG whose header promises 60,000 × 60,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels)
+
+
+def test_missing_empty_and_harmful_folders_leave_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tail = ("--name", "x", "--out", tmp_path / "x")
+    assert "no such file or folder: nowhere" in refused(capsys, 2, "learn", "nowhere", *tail)
+    (tmp_path / "empty").mkdir()
+    assert "no pictures in the folder: empty" in refused(capsys, 3, "learn", "empty", *tail)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.png").write_text("this is no picture")
+    assert "text/a.png: it is no PNG" in refused(capsys, 3, "learn", "text", *tail)
+    (tmp_path / "bomb").mkdir()
+    bomb(tmp_path / "bomb/a.png")
+    line = refused(capsys, 3, "learn", "bomb", *tail)
+    assert "a.png: its header says 60000 × 60000 pixels" in line
+    skip = refused(capsys, 3, "learn", "text", *tail, "--bad-pictures", "skip")
+    assert "no good picture can be read" in skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bomb", "empty", "text"]
+
+
+def test_known_fabrics_that_are_none_are_named(fabrics: Path, tmp_path: Path) -> None:
+    good, out = fabrics / "new/good", tmp_path / "out"
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DatasetError, match="no usable picture of known fabrics"):
+        learn(good, name="x", out=out, known=tmp_path / "nothing", settings=settings())
+    with pytest.raises(DatasetError, match="all in it is of the fabric to learn"):
+        learn(good, name="x", out=out, known=fabrics / "new", settings=settings())
+    with pytest.raises(UsageError, match="needs defects with masks"):
+        learn(good, name="x", out=out, known=fabrics / "a/good", settings=settings())
+    assert not out.exists()
+
+
+def test_a_picture_that_breaks_later_in_the_folder_is_found_before_training(
+    fabrics: Path, tmp_path: Path
+) -> None:
+    write_png(tmp_path / "good/1.png", weave(NEW, 96, 96, np.random.default_rng(0)).image)
+    whole = (tmp_path / "good/1.png").read_bytes()
+    (tmp_path / "good/2.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"2\.png: it is truncated"):
+        learn(tmp_path / "good", name="x", out=tmp_path / "x", known=fabrics, settings=settings())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    fabrics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        words = ("learn", fabrics / "new/good", "--name", "x", "--out", disk / "x", "--known", fabrics)
+        line = refused(capsys, 3, *words, "--steps", 2)
+        assert "the disk is full" in line
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_help_states_the_defaults_that_hold() -> None:
+    told = {
+        name: parameter.annotation for name, parameter in inspect.signature(command.learn).parameters.items()
+    }
+    defaults = LearnSettings()
+    assert f"{defaults.minutes:g} if not given" in told["minutes"]
+    assert f"{defaults.recipe.name} if not given" in told["recipe"]
+    assert f"{defaults.seed}" in told["seed"]
+    assert f"{defaults.segmenter.form} if not given" in told["network"]
+    assert f"{defaults.on_bad_picture} if not given" in told["bad_pictures"]

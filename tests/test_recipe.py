@@ -1,0 +1,110 @@
+"""Recipes: shares of tiles, repeatability, and that each arm takes what it says and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from loomsight.errors import UsageError
+from loomsight.fabric.types import LabelledPicture
+from loomsight.loom import ClothSpec, weave
+from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker, mirror_pad
+
+GREY = ClothSpec(structure="twill 2/2", grey=True)
+COLOURED = ClothSpec(warp_colour=(200, 60, 40), weft_colour=(40, 60, 200))
+
+
+def material(good: ClothSpec = GREY) -> Material:
+    rng = np.random.default_rng(0)
+    known = []
+    for number in range(6):
+        cloth = weave(COLOURED, 160, 200, rng, defects="random" if number % 2 else ())
+        known.append(LabelledPicture(cloth.image, cloth.mask, fabric=f"fabric{number % 3}"))
+    return Material([weave(good, 160, 200, rng).image for _ in range(2)], known)
+
+
+@pytest.fixture(scope="module")
+def grey() -> Material:
+    return material()
+
+
+def recipe(*arms: str, **values: float) -> Recipe:
+    return Recipe.parse({"arms": arms, "tile": 64, **values})
+
+
+def test_shares_are_kept_over_the_steps(grey: Material) -> None:
+    maker = TileMaker(recipe("paste", "drawn", synthetic=0.5, good=0.25, batch=3), grey, seed=1)
+    origins = Counter(tile.origin for k in range(120) for tile in maker.batch(k))
+    assert sum(origins.values()) == 360
+    assert abs((origins["paste"] + origins["drawn"]) / 360 - 0.5) < 0.04
+    assert abs(origins["good"] / 360 - 0.25) < 0.04
+    assert abs(origins["real"] / 360 - 0.25) < 0.04
+    assert min(origins["paste"], origins["drawn"]) > 60
+
+
+def test_a_tile_follows_from_the_seed_and_its_step_alone(grey: Material) -> None:
+    one, two = (TileMaker(recipe("paste", "drawn"), grey, seed=5) for _ in range(2))
+    one.batch(0)
+    for left, right in zip(one.batch(7), two.batch(7), strict=True):
+        assert left.origin == right.origin
+        assert (left.image == right.image).all()
+        assert (left.target == right.target).all()
+    other = TileMaker(recipe("paste", "drawn"), grey, seed=6).batch(7)
+    assert any((a.image != b.image).any() for a, b in zip(two.batch(7), other, strict=True))
+
+
+@pytest.mark.parametrize("arm", ["none", "augmix"])
+def test_what_makes_nothing_shows_nothing_of_the_new_fabric(arm: str, grey: Material) -> None:
+    maker = TileMaker(recipe(arm), grey)
+    assert {tile.origin for k in range(10) for tile in maker.batch(k)} == {"real"}
+
+
+@pytest.mark.parametrize("arm", list(ARMS))
+def test_each_arm_makes_marked_tiles_of_its_size(arm: str, grey: Material) -> None:
+    maker, rng = TileMaker(recipe(arm), grey), np.random.default_rng(2)
+    tiles = [maker.synthetic(rng) for _ in range(20)]
+    assert {tile.origin for tile in tiles} == {arm}
+    assert all(tile.image.shape == (64, 64, 3) and tile.image.dtype == np.uint8 for tile in tiles)
+    assert all(set(np.unique(tile.target)) <= {0, 1} and (tile.weight == 1).all() for tile in tiles)
+    assert sum(bool(tile.target.any()) for tile in tiles) >= 15
+
+
+@pytest.mark.parametrize("arm", list(ARMS))
+def test_grey_cloth_gets_no_coloured_defect_and_coloured_cloth_may(arm: str, grey: Material) -> None:
+    rng = np.random.default_rng(4)
+    maker = TileMaker(recipe(arm), grey)
+    for _ in range(12):
+        image = maker.synthetic(rng).image
+        assert (image[..., :1] == image[..., 1:]).all()
+    coloured = TileMaker(recipe(arm), material(COLOURED)).synthetic(rng).image
+    assert (coloured[..., 0] != coloured[..., 2]).any()
+
+
+def test_nothing_is_learned_inside_a_box_whose_pixels_are_not_labelled(grey: Material) -> None:
+    image = weave(COLOURED, 64, 64, np.random.default_rng(1)).image
+    boxed = LabelledPicture(image, None, np.array([[8, 16, 40, 48]], np.float32), fabric="boxed")
+    maker = TileMaker(recipe("none"), Material(grey.good, [boxed]))
+    for tile in maker.batch(0):
+        assert not tile.target.any()
+        assert (tile.weight == 0).sum() == 32 * 32
+
+
+def test_recipes_that_cannot_be_are_refused(grey: Material) -> None:
+    with pytest.raises(UsageError, match="the arms are none, augmix, paste, poisson, perlin, drawn"):
+        Recipe.parse({"arms": ("pasta",)})
+    with pytest.raises(UsageError, match="stand alone"):
+        Recipe.parse({"arms": ("none", "drawn")})
+    good_only = [LabelledPicture(grey.good[0], np.zeros(grey.good[0].shape[:2], bool), fabric="a")]
+    with pytest.raises(ValueError, match="needs known fabrics with masks"):
+        TileMaker(recipe("paste"), Material(grey.good, good_only))
+    TileMaker(recipe("drawn"), Material(grey.good, good_only))
+
+
+def test_pictures_smaller_than_a_tile_are_mirrored() -> None:
+    array = np.arange(6).reshape(2, 3)
+    padded = mirror_pad(array, 4)
+    assert padded.shape == (4, 4)
+    assert (padded[:2, :3] == array).all()
+    assert (padded[2] == padded[1]).all()
