@@ -216,7 +216,8 @@ def _caption(number: int, found: Found) -> str:
     type_ = "" if found.region.type == UNKNOWN else f" · {found.region.type}"
     scale = found.mm_per_px
     length = f"{found.region.length:,.0f} px" if scale is None else f"{found.region.length * scale:,.1f} mm"
-    return f"{number} · {place_words(found)} · {length} long · score {found.region.score:.2f}{type_} · {found.picture}"
+    score = f"score {found.region.score:.2f}{type_}"
+    return f"{number} · {place_words(found)} · {length} long · {score} · {found.picture}"
 
 
 def _table(inspection: Inspection, crops: Sequence[Crop]) -> tuple[Sequence[str], list[list[page.Cell]]]:

@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import cv2
+
 from loomsight.errors import ImageError
 from loomsight.fabric.images import find_images, read_image
 from loomsight.fabric.types import Picture
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+
+# FFmpeg, inside OpenCV, writes its own lines on stderr; what is wrong with a file is said once, by this
+# program. It is read at the first use of any video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 T = TypeVar("T")
 
@@ -118,12 +124,11 @@ class Video(Source):
         self.title, self.root = path.name, path
         capture = _open_video(path)
         # Some containers only estimate it; it says how far the job is, and whether frames are lost.
-        promised = int(capture.get(_cv2().CAP_PROP_FRAME_COUNT))
+        promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.total = promised if promised > 0 else None
         capture.release()
 
     def __iter__(self) -> Iterator[Frame | Unread]:
-        cv2 = _cv2()
         path = self.root
         capture = _open_video(path)
         index = 0
@@ -208,16 +213,8 @@ class Prefetched(Generic[T]):
         return False
 
 
-def _cv2() -> Any:
-    # FFmpeg writes its own lines on stderr; what is wrong with a file is said once, by this program.
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    import cv2
-
-    return cv2
-
-
 def _open_video(path: Path) -> Any:
-    capture = _cv2().VideoCapture(str(path))
+    capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise ImageError(
             "cannot read",

@@ -1,0 +1,341 @@
+import csv
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loomsight.errors import ImageError, LoomsightError, UsageError
+from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.images import write_png
+from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.inspection.line import Inspection, check_out, inspect
+from loomsight.inspection.record import Found, Record
+from loomsight.inspection.report import Gallery
+from loomsight.inspection.sources import Frame, Source, Unread, open_source
+from loomsight.profile import Profile
+from loomsight.texture.familiarity import Familiarity
+from loomsight.texture.gram import TextureEncoder
+
+
+class Bright:
+    """An engine whose score is the picture's brightness."""
+
+    def score(self, image: Picture) -> ScoreMap:
+        grey = image if image.ndim == 2 else image.max(axis=2)
+        return (grey / np.float32(255)).astype(np.float32)
+
+
+class Moody(Bright):
+    """Fails as networks do: no number, a wrong size, an error; by the picture's darkest value."""
+
+    def score(self, image: Picture) -> ScoreMap:
+        score = super().score(image)
+        mood = int(image.min())
+        if mood == 1:
+            score[0, 0] = np.nan
+        if mood == 2:
+            return score[1:]
+        if mood == 3:
+            raise LoomsightError("the accelerator is gone")
+        return score
+
+
+class Roll(Source):
+    """Frames that are made on the way."""
+
+    def __init__(self, frames: int, shape: tuple[int, int] = (48, 64), marks: int = 0) -> None:
+        self.title, self.root, self.total = "roll", Path("roll"), frames
+        self._shape, self._marks = shape, marks
+
+    def __iter__(self) -> Iterator[Frame | Unread]:
+        rng = np.random.default_rng(0)
+        for index in range(self.total or 0):
+            image = np.full(self._shape, 40, np.uint8)
+            for _ in range(self._marks):
+                y, x = rng.integers(0, self._shape)
+                image[y, x] = rng.integers(130, 256)
+            yield Frame(index, f"{index}.png", str(index), image)
+
+
+def profile(folder: Path, *, scale: float | None = None, **more: Any) -> Profile:
+    point = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
+    return Profile.save(
+        folder,
+        name="twill",
+        form="lite",
+        weights={"w": torch.zeros(1)},
+        operating_point=point,
+        mm_per_px=scale,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return profile(tmp_path_factory.mktemp("profiles") / "plain")
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return profile(tmp_path_factory.mktemp("profiles") / "scaled", scale=0.5)
+
+
+def cloth(height: int = 40, width: int = 60) -> Picture:
+    return np.full((height, width), 50, np.uint8)
+
+
+def read(out: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((out / "regions.json").read_text())
+    return values
+
+
+@settings(max_examples=6)
+@given(
+    place=st.tuples(st.integers(0, 3), st.integers(0, 50), st.integers(0, 30)),
+    along=st.sampled_from(["x", "y"]),
+)
+def test_a_defect_is_found_at_its_metres_and_millimetres(
+    tmp_path_factory: pytest.TempPathFactory,
+    scaled: Profile,
+    place: tuple[int, int, int],
+    along: Literal["x", "y"],
+) -> None:
+    index, x, y = place
+    source = tmp_path_factory.mktemp("roll")
+    for number in range(4):
+        image = cloth()
+        if number == index:
+            image[y : y + 4, x : x + 6] = 255
+        write_png(source / f"{number}.png", image)
+    out = source.parent / f"{source.name}-out"
+    result = inspect(source, scaled, out, engine=Bright(), along=along)
+    (row,) = read(out)["regions"]
+    if along == "y":
+        assert row["along_m"] == pytest.approx((index * 40 + y + 2) * 0.5 / 1000)
+        assert row["across_mm"] == pytest.approx((x + 3) * 0.5)
+        assert result.length_m == pytest.approx(4 * 40 * 0.5 / 1000)
+    else:
+        assert row["along_m"] == pytest.approx((index * 60 + x + 3) * 0.5 / 1000)
+        assert row["across_mm"] == pytest.approx((y + 2) * 0.5)
+        assert result.length_m == pytest.approx(4 * 60 * 0.5 / 1000)
+    assert (row["picture"], row["index"], row["area_px"]) == (f"{index}.png", index, 24)
+    assert [row[key] for key in ("x0", "y0", "x1", "y1")] == [x, y, x + 6, y + 4]
+
+
+def test_without_a_scale_places_are_pixels_and_metres_are_empty(tmp_path: Path, plain: Profile) -> None:
+    inspect(Roll(3, marks=2), plain, tmp_path / "out", engine=Bright())
+    values = read(tmp_path / "out")
+    assert values["length_m"] is None
+    assert values["length_px"] == 144
+    assert all(row["along_m"] is None and row["along_px"] < 144 for row in values["regions"])
+    with (tmp_path / "out" / "regions.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(values["regions"]) == 6
+    for row, same in zip(rows, values["regions"], strict=True):
+        assert row == {key: "" if value is None else str(value) for key, value in same.items()}
+
+
+def test_the_ledger_closes_and_lost_pictures_take_their_length(tmp_path: Path, scaled: Profile) -> None:
+    source = tmp_path / "roll"
+    for name in ("b", "d", "e", "f", "g"):
+        image = cloth()
+        image[0, 0] = {"d": 1, "e": 2, "f": 3}.get(name, 50)
+        image[20, 20] = 255
+        write_png(source / f"{name}.png", image)
+    for name in ("a", "c", "h"):
+        (source / f"{name}.png").write_text("no picture")
+    result = inspect(source, scaled, tmp_path / "out", engine=Moody())
+    ledger = result.ledger
+    assert (ledger.received, ledger.inspected, ledger.skipped, ledger.failed) == (8, 2, 3, 3)
+    assert (result.length_px, result.inspected_px) == (8 * 40, 2 * 40)
+    values = read(tmp_path / "out")
+    spans = {gap["picture"]: (gap["start_px"], gap["stop_px"], gap["gap"]) for gap in values["not_inspected"]}
+    assert spans == {
+        "a.png": (0, 40, "skipped"),
+        "c.png": (80, 120, "skipped"),
+        "d.png": (120, 160, "failed"),
+        "e.png": (160, 200, "failed"),
+        "f.png": (200, 240, "failed"),
+        "h.png": (280, 320, "skipped"),
+    }
+    assert [row["along_px"] for row in values["regions"]] == [60.5, 260.5]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "the accelerator is gone" in page
+    assert "6 of 8 pictures" in result.warnings[0]
+    assert result.warnings[0] in page
+
+
+def test_strict_ends_at_the_first_bad_picture_and_leaves_nothing(tmp_path: Path, plain: Profile) -> None:
+    source = tmp_path / "roll"
+    write_png(source / "a.png", cloth())
+    (source / "b.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"b\.png"):
+        inspect(source, plain, tmp_path / "out", engine=Bright(), strict=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["roll"]
+
+
+def test_when_not_one_picture_can_be_read_it_is_no_clean_roll(tmp_path: Path, plain: Profile) -> None:
+    (tmp_path / "roll").mkdir()
+    for name in "ab":
+        (tmp_path / "roll" / f"{name}.png").write_text("no picture")
+    with pytest.raises(ImageError, match="not one picture"):
+        inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright())
+    with pytest.raises(ImageError, match=r"a\.png"):
+        inspect(tmp_path / "roll" / "a.png", plain, tmp_path / "out", engine=Bright())
+    assert [path.name for path in tmp_path.iterdir()] == ["roll"]
+
+
+def test_maps_are_the_scores_in_16_bits(tmp_path: Path, plain: Profile) -> None:
+    class Exact:
+        def score(self, image: Picture) -> ScoreMap:
+            numbers = np.arange(image.size, dtype=np.float64).reshape(image.shape) * 27 % 65536
+            return (numbers / 65535).astype(np.float32)
+
+    for name in ("left/1.png", "right/1.png", "right/2.jpg.png"):
+        write_png(tmp_path / "roll" / name, cloth())
+    result = inspect(str(tmp_path / "roll/**/*.png"), plain, tmp_path / "out", engine=Exact(), maps=True)
+    maps = {path.name for path in (tmp_path / "out" / "maps").iterdir()}
+    assert maps == {"left_1_png.png", "right_1_png.png", "2.jpg.png"}
+    assert any("share a name" in note for note in result.notes)
+    map_ = cv2.imread(str(tmp_path / "out/maps/2.jpg.png"), cv2.IMREAD_UNCHANGED)
+    assert map_.dtype == np.uint16
+    assert np.array_equal(map_, np.arange(2400).reshape(40, 60) * 27 % 65536)
+
+
+def test_an_earlier_inspection_is_replaced_and_nothing_else(tmp_path: Path, plain: Profile) -> None:
+    out = tmp_path / "out"
+    inspect(Roll(2, marks=1), plain, out, engine=Bright(), maps=True)
+    inspect(Roll(1), plain, out, engine=Bright())
+    assert {path.name for path in out.iterdir()} == {
+        "regions.json",
+        "regions.csv",
+        "rollmap.png",
+        "report.html",
+    }
+    assert read(out)["regions"] == []
+    (out / "letter to the customer.txt").write_text("dear")
+    with pytest.raises(UsageError, match="no earlier inspection"):
+        inspect(Roll(1), plain, out, engine=Bright())
+    assert (out / "letter to the customer.txt").read_text() == "dear"
+
+
+def test_results_never_take_the_place_of_pictures_or_profile(tmp_path: Path, plain: Profile) -> None:
+    write_png(tmp_path / "roll" / "a.png", cloth())
+    source = open_source(tmp_path / "roll")
+    for out in (tmp_path, tmp_path / "roll", plain.folder, plain.folder.parent):
+        with pytest.raises(UsageError):
+            check_out(out, source, plain)
+    with pytest.raises(UsageError, match="a file of that name"):
+        check_out(tmp_path / "roll" / "a.png", source, plain)
+    check_out(tmp_path / "roll" / "results", source, plain)
+
+
+def test_rates_and_the_false_alarms_to_expect() -> None:
+    result = Inspection(Path(), "s", "p", "now", "y", 0.5, promised=2.0, unit="100 m")
+    result.inspected_px, result.megapixels, result.regions = 400_000, 400.0, 10
+    assert result.inspected_m == 200
+    assert result.per_100_m == 5
+    assert result.expected_false == 4
+    result.unit, result.mm_per_px = "megapixel", None
+    assert result.per_100_m is None
+    assert result.per_megapixel == 0.025
+    assert result.expected_false == 800
+
+
+def peak(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    work()
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return used
+
+
+def test_memory_does_not_grow_with_the_roll(tmp_path: Path, plain: Profile) -> None:
+    def roll(frames: int) -> int:
+        source = Roll(frames, (256, 256), marks=5)
+        return peak(lambda: inspect(source, plain, tmp_path / str(frames), engine=Bright()))
+
+    roll(2)  # what is loaded once
+    # Each frame with its map is 330 kB; what grows a little is the PNG of a fuller roll map.
+    assert roll(60) < roll(20) + 2_000_000
+    assert (tmp_path / "60" / "report.html").stat().st_size < 2_500_000
+
+
+def test_a_million_regions_need_no_more_memory_than_one(tmp_path: Path) -> None:
+    found = Found("a.png", 0, Region((1, 2, 3, 4), 4, 2.0, 0.9), 10.0, 20.0, 0.5)
+
+    def write() -> None:
+        with Record(tmp_path, 0.5) as record:
+            for _ in range(8_000):
+                record.add(found)
+            record.write_json({"program": "test"})
+
+    assert peak(write) < 300_000
+    assert len(read(tmp_path)["regions"]) == 8_000
+
+
+def test_the_gallery_keeps_the_surest_and_few_of_one_picture() -> None:
+    gallery = Gallery(keep=6)
+    image, score = cloth(), np.zeros((40, 60), np.float32)
+    for index in range(10):
+        founds = []
+        for part in range(8):
+            region = Region((4 * part, 4, 4 * part + 3, 8), 12, 4.0, (index * 8 + part + 1) / 100)
+            founds.append(Found(f"{index}.png", index, region, 0.0, 0.0))
+        gallery.offer(founds, image, score, 0.5)
+    kept = [(crop.found.index, round(crop.found.region.score, 2)) for crop in gallery.crops()]
+    assert kept == [(9, 0.8), (9, 0.79), (9, 0.78), (9, 0.77), (8, 0.72), (8, 0.71)]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 4000), (4000, 8), (300, 300, 3)])
+def test_every_region_has_a_crop_that_shows_it(
+    tmp_path: Path, plain: Profile, shape: tuple[int, ...]
+) -> None:
+    image = np.full(shape, 50, np.uint8)
+    image[:2] = image[:, -2:] = 255
+    write_png(tmp_path / "roll" / "a.png", image)
+    inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/jpeg") == 1
+    assert page.count("data:image/png") == 1
+
+
+def test_a_hostile_file_name_stays_text(tmp_path: Path, plain: Profile) -> None:
+    image = cloth()
+    image[5:9, 5:9] = 255
+    write_png(tmp_path / "roll" / "<img src=x onerror=alert(1)>.png", image)
+    inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
+
+
+def test_other_cloth_than_was_learned_is_said_prominently(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def twill(step: int) -> Picture:
+        y, x = np.mgrid[:96, :96]
+        stripes = 128 + 60 * np.sin((x + step * y) * (2 * np.pi / (6 * step)) + rng.uniform(0, 6))
+        return np.clip(stripes + rng.normal(0, 8, (96, 96)), 0, 255).astype(np.uint8)
+
+    encoder = TextureEncoder("lite0")
+    known = Familiarity.fit({"twill": encoder.codes(twill(1) for _ in range(8))})
+    learned = profile(
+        tmp_path / "p", texture=known.to_arrays(), texture_facts={"backbone": "lite0", "fabric": "twill"}
+    )
+    for number in range(5):
+        write_png(tmp_path / "same" / f"{number}.png", twill(1))
+        write_png(tmp_path / "other" / f"{number}.png", twill(3))
+    same = inspect(tmp_path / "same", learned, tmp_path / "a", engine=Bright())
+    other = inspect(tmp_path / "other", learned, tmp_path / "b", engine=Bright())
+    assert same.warnings == []
+    assert "does not look like the cloth that was learned" in other.warnings[0]
+    assert "does not look like the cloth" in (tmp_path / "b" / "report.html").read_text()
