@@ -16,7 +16,7 @@ No network and no torch in here: codes in, judgements out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -30,8 +30,9 @@ from loomsight.errors import UsageError
 _FOLDS = 5  # in how many parts the known pictures are held back
 _SHRINKAGE = 0.3  # how much of the within-class covariance is replaced by a sphere
 _PRIOR = 5.0  # a fabric's own spread counts as its number of pictures, the mean of all spreads as this many
+_OUTSIDE = 0.03  # weight of what no known code spans, against a spanned direction in which no fabric varies
 _MOST = 512  # directions that are kept
-_BREAK = 2.0  # joins this many times the usual one lead to other cloth
+_BREAK = 2.5  # joins this many times the usual one lead to other cloth
 
 Codes = NDArray[np.float32] | NDArray[np.float64]
 
@@ -56,9 +57,22 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class _Space:
-    """Codes of known fabrics in a metric that was learned from them."""
+    """Codes of known fabrics in a metric that was learned from them.
 
-    projection: Float[NDArray[np.float64], "d r"]
+    Attributes:
+        centre: the mean of the known codes.
+        axes: orthonormal directions, those that the known codes span around their centre.
+        scales: by how much each is stretched.
+        outside: by how much everything is that no known code spans: there an unknown fabric may differ.
+        places: the known codes along the stretched axes.
+        labels: the fabric of each.
+        spreads: for each fabric, how far apart neighbouring pictures of it are.
+    """
+
+    centre: Float[NDArray[np.float64], " d"]
+    axes: Float[NDArray[np.float64], "d r"]
+    scales: Float[NDArray[np.float64], " r"]
+    outside: float
     places: Float[NDArray[np.float64], "n r"]
     labels: Int[NDArray[np.int64], " n"]
     spreads: Float[NDArray[np.float64], " k"]
@@ -66,8 +80,12 @@ class _Space:
     def nearest(
         self, codes: Float[NDArray[np.float64], "m d"]
     ) -> tuple[Int[NDArray[np.int64], " m"], Float[NDArray[np.float64], " m"]]:
-        """For each code the nearest fabric, and the distance to it in its spread; inf without a picture."""
-        distances = cdist(codes @ self.projection, self.places)
+        """For each code the nearest fabric, and the distance to it in its spread."""
+        moved = codes - self.centre
+        along = moved @ self.axes
+        beside = np.maximum((moved**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
+        squared = cdist(along * self.scales, self.places, "sqeuclidean") + (beside * self.outside**2)[:, None]
+        distances = np.sqrt(squared)
         by_fabric = np.full((len(codes), len(self.spreads)), np.inf)
         for label in np.unique(self.labels):
             by_fabric[:, label] = distances[:, self.labels == label].min(axis=1) / self.spreads[label]
@@ -77,11 +95,9 @@ class _Space:
 class Familiarity:
     """Known fabrics, and the judgement whether a code belongs to one of them. Made by :meth:`fit`."""
 
-    def __init__(
-        self, names: tuple[str, ...], centre: NDArray[np.float64], space: _Space, limit: float, usual: float
-    ) -> None:
+    def __init__(self, names: tuple[str, ...], space: _Space, limit: float, usual: float) -> None:
         self.names = names
-        self._centre, self._space, self._limit, self._usual = centre, space, limit, usual
+        self._space, self._limit, self._usual = space, limit, usual
 
     @classmethod
     def fit(cls, codes: Mapping[str, Codes], *, false_flags: float = 0.05) -> Self:
@@ -105,17 +121,17 @@ class Familiarity:
             )
         stacked = np.concatenate([np.asarray(codes[name], dtype=np.float64) for name in names])
         labels = np.repeat(np.arange(len(names)), [len(codes[name]) for name in names])
-        # All that n codes span is n - 1 directions; everything below works in these few.
+        # All that n codes span is n - 1 directions; turned into these few, nothing is lost and all is quick.
         centre = stacked.mean(axis=0)
-        basis = np.linalg.svd(stacked - centre, full_matrices=False)[2][: min(_MOST, len(stacked) - 1)].T
+        basis = _span(stacked - centre)
         inside = (stacked - centre) @ basis
         distances = _held_back(inside, labels, len(names))
         order = np.sort(distances)
         rank = int(np.ceil((len(order) + 1) * (1 - false_flags)))
         limit = max(float(order[min(rank, len(order)) - 1]), 1e-9)
         space = _learn(inside, labels, len(names))
-        whole = _Space(basis @ space.projection, space.places, labels, space.spreads)
-        return cls(names, centre, whole, limit, usual=float(np.median(order)))
+        whole = replace(space, centre=centre + basis @ space.centre, axes=basis @ space.axes)
+        return cls(names, whole, limit, usual=float(np.median(order)))
 
     def judge(self, code: Codes) -> Judgement:
         """Judge one code, (d,), of the encoder whose codes were learned.
@@ -123,12 +139,12 @@ class Familiarity:
         Raises:
             UsageError: the code is of another length, so of another encoder.
         """
-        if np.shape(code) != self._centre.shape:
+        if np.shape(code) != self._space.centre.shape:
             raise UsageError(
                 "texture codes cannot be compared",
-                why=f"length {np.size(code)} against {self._centre.size}: another encoder made it",
+                why=f"length {np.size(code)} against {self._space.centre.size}: another encoder made it",
             )
-        label, distance = self._space.nearest((np.asarray(code, dtype=np.float64) - self._centre)[None])
+        label, distance = self._space.nearest(np.asarray(code, dtype=np.float64)[None])
         ratio = float(distance[0]) / self._limit
         # 1/2 at the limit; steep enough that the median held-back picture gets 0.9.
         steep = np.log(9) / np.log(np.clip(self._limit / max(self._usual, 1e-9), 1.1, 9))
@@ -139,12 +155,13 @@ class Familiarity:
         """Everything as plain arrays, none of objects or text: names are UTF-8 bytes, one a line."""
         return {
             "names": np.frombuffer("\n".join(self.names).encode(), dtype=np.uint8),
-            "centre": self._centre.astype(np.float32),
-            "projection": self._space.projection.astype(np.float32),
+            "centre": self._space.centre.astype(np.float32),
+            "axes": self._space.axes.astype(np.float32),
+            "scales": self._space.scales,
             "places": self._space.places.astype(np.float32),
             "labels": self._space.labels.astype(np.int32),
             "spreads": self._space.spreads,
-            "limits": np.array([self._limit, self._usual]),
+            "limits": np.array([self._limit, self._usual, self._space.outside]),
         }
 
     @classmethod
@@ -152,26 +169,45 @@ class Familiarity:
         """The inverse of :meth:`to_arrays`; a missing array is a ``KeyError`` for the caller to name."""
         numbers = {
             key: np.asarray(arrays[key], dtype=np.float64)
-            for key in ("centre", "projection", "places", "spreads", "limits")
+            for key in ("centre", "axes", "scales", "places", "spreads", "limits")
         }
+        limit, usual, outside = (float(value) for value in numbers["limits"])
         space = _Space(
-            numbers["projection"], numbers["places"], arrays["labels"].astype(np.int64), numbers["spreads"]
+            centre=numbers["centre"],
+            axes=numbers["axes"],
+            scales=numbers["scales"],
+            outside=outside,
+            places=numbers["places"],
+            labels=arrays["labels"].astype(np.int64),
+            spreads=numbers["spreads"],
         )
-        limit, usual = (float(value) for value in numbers["limits"])
-        return cls(
-            tuple(arrays["names"].tobytes().decode().split("\n")), numbers["centre"], space, limit, usual
-        )
+        names = arrays["names"].tobytes().decode().split("\n")
+        return cls(tuple(names), space, limit, usual)
+
+
+def _span(codes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An orthonormal basis, (d, r), of what centred codes span; from the small n × n matrix of products."""
+    values, vectors = np.linalg.eigh(codes @ codes.T)
+    order = np.argsort(values)[::-1][: min(_MOST, len(codes) - 1)]
+    order = order[values[order] > 1e-10 * max(values.max(), 1e-12)]
+    if not order.size:  # copies of one picture span nothing; one direction, any, keeps the shapes
+        return np.eye(codes.shape[1], 1)
+    basis, _ = np.linalg.qr(codes.T @ (vectors[:, order] / np.sqrt(values[order])))
+    return basis
 
 
 def _learn(codes: NDArray[np.float64], labels: NDArray[np.int64], fabrics: int) -> _Space:
     """The metric, and every fabric's spread in it."""
+    centre = codes.mean(axis=0)
+    span = _span(codes - centre)
+    codes = (codes - centre) @ span
     groups = [codes[labels == label] for label in range(fabrics)]
     # Every fabric counts the same, or one with a thousand pictures would be the metric.
-    within = np.mean([np.cov(group.T) for group in groups if len(group) > 1], axis=0)
-    sphere = max(np.trace(within) / len(within), 1e-12) * np.eye(len(within))
-    values, vectors = np.linalg.eigh((1 - _SHRINKAGE) * within + _SHRINKAGE * sphere)
-    projection = vectors / np.sqrt(values)
-    places = codes @ projection
+    within = np.mean([np.atleast_2d(np.cov(group.T)) for group in groups if len(group) > 1], axis=0)
+    sphere = _SHRINKAGE * max(np.trace(within) / len(within), 1e-12)
+    values, axes = np.linalg.eigh((1 - _SHRINKAGE) * within + sphere * np.eye(len(within)))
+    scales = 1 / np.sqrt(np.maximum(values, sphere))
+    places = (codes @ axes) * scales
     own, counts = np.zeros(fabrics), np.zeros(fabrics)
     for label in range(fabrics):
         group = places[labels == label]
@@ -183,7 +219,8 @@ def _learn(codes: NDArray[np.float64], labels: NDArray[np.int64], fabrics: int) 
     seen = counts > 0
     own = np.log(np.maximum(own, 1e-3 * max(own.max(), 1e-9)))  # copies of one picture have no spread
     spreads = np.exp((counts * own + _PRIOR * own[seen].mean()) / (counts + _PRIOR))
-    return _Space(projection, places, labels, spreads)
+    outside = float(np.sqrt(_OUTSIDE / sphere))
+    return _Space(centre, span @ axes, scales, outside, places, labels, spreads)
 
 
 def _held_back(codes: NDArray[np.float64], labels: NDArray[np.int64], fabrics: int) -> NDArray[np.float64]:
@@ -214,8 +251,10 @@ def mixed_fabrics(codes: Codes) -> list[int]:
     if count < 4:
         return []
     distances = cdist(codes, codes)
+    if distances.max() == 0:
+        return []
     # A copy of a picture is at distance 0, which would mean "no edge" to the tree.
-    tree = minimum_spanning_tree(np.maximum(distances, 1e-9)).toarray()
+    tree = minimum_spanning_tree(np.maximum(distances / distances.max(), 1e-6)).toarray()
     edges = tree[tree > 0]
     tree[tree > _BREAK * np.median(edges)] = 0
     _, groups = connected_components(tree, directed=False)
