@@ -226,7 +226,8 @@ def _tell(profile: Profile) -> None:
         f"{training['steps']} steps"
     )
     typer.echo(
-        f"threshold {point.threshold:.4f}: at most {point.promised:g} false alarms per {point.unit} of good cloth"
+        f"threshold {point.threshold:.4f}: at most {point.promised:g} false alarms per {point.unit} "
+        "of good cloth"
     )
     typer.echo(f"report: {profile.folder / 'report.html'}")
     folder = str(profile.folder)
