@@ -1,7 +1,7 @@
 """The main job on woven cloth: learn a new fabric, inspect a roll with hidden defects, count what was found.
 
 Nothing is downloaded and nothing is known beforehand: the loom weaves a few known fabrics with labelled
-defects, good pictures of a denim that is none of them, and a roll of that denim with defects whose places
+defects, a metre of good denim that is none of them, and a roll of that denim with defects whose places
 stay in ``truth``. Learning and inspection are the same functions that the commands call. The roll is then
 compared with the truth by :func:`loomsight.evaluation.regions.count_regions`.
 
@@ -53,8 +53,8 @@ DENIM = ClothSpec(
 )
 """The new fabric."""
 FALSE_ALARMS_PER_100_M = 50.0
-"""Promised. A mill asks for 2 on a web of 1.6 m; this one is a tenth as wide, and its good pictures cover
-half a metre, which cannot show so rare an event as 2 in 100 m of it."""
+"""Promised. A mill asks for 2 on a web of 1.6 m; this one is a tenth as wide, and a metre of good cloth
+cannot show what happens twice in 100 m."""
 
 _GOOD_OF_EACH, _DEFECTIVE_OF_EACH = 2, 4  # pictures of a known fabric
 _FRAME = (512, 1024)
@@ -202,14 +202,16 @@ def _known(fabrics: int, rng: np.random.Generator) -> Iterator[LabelledPicture]:
 
 
 def _weave_good(folder: Path, count: int, rng: np.random.Generator) -> None:
-    for number in range(count):
-        write_png(folder / f"{number + 1:02d}.png", weave(DENIM, *_FRAME, rng).image)
+    """The beginning of another roll, without a defect."""
+    metres = count * _FRAME[0] * DENIM.mm_per_px / 1000
+    for number, cloth in enumerate(_roll(metres, 0.0, rng)):
+        write_png(folder / f"{number + 1:02d}.png", cloth.image)
 
 
 def _weave_roll(work: Path, metres: float, rng: np.random.Generator) -> Mask:
     """Write the roll and its truth; the mask of the whole roll."""
     masks, rows = [], []
-    for number, cloth in enumerate(_roll(metres, rng)):
+    for number, cloth in enumerate(_roll(metres, _DEFECTS_PER_M2, rng)):
         name = f"{number + 1:03d}.png"
         write_png(work / "roll" / name, cloth.image)
         write_png(work / "truth" / name, cloth.mask.astype(np.uint8) * 255)
@@ -219,10 +221,10 @@ def _weave_roll(work: Path, metres: float, rng: np.random.Generator) -> Mask:
     return np.concatenate(masks)
 
 
-def _roll(metres: float, rng: np.random.Generator) -> Iterator[Cloth]:
+def _roll(metres: float, defects_per_m2: float, rng: np.random.Generator) -> Iterator[Cloth]:
     height, width = _FRAME
     return weave_roll(
-        DENIM, rng, metres=metres, frame_height=height, width=width, defects_per_m2=_DEFECTS_PER_M2
+        DENIM, rng, metres=metres, frame_height=height, width=width, defects_per_m2=defects_per_m2
     )
 
 
