@@ -32,7 +32,7 @@ _SHRINKAGE = 0.3  # how much of the within-class covariance is replaced by a sph
 _PRIOR = 5.0  # a fabric's own spread counts as its number of pictures, the mean of all spreads as this many
 _OUTSIDE = 0.03  # weight of what no known code spans, against a spanned direction in which no fabric varies
 _MOST = 512  # directions that are kept
-_BREAK = 2.5  # joins this many times the usual one lead to other cloth
+_BREAK = 3.0  # joins this many times the usual one lead to other cloth
 
 Codes = NDArray[np.float32] | NDArray[np.float64]
 
