@@ -87,3 +87,17 @@ def test_parts_of_woven_cloth_can_be_set_into_cloth_smaller_than_they_are() -> N
             image, mask = way(part, small, rng)
             assert image.shape == small.shape
             assert mask.shape == small.shape[:2]
+
+
+@given(width=st.integers(1, 4), height=st.integers(6, 40), at=st.integers(0, 3), seed=st.integers(0, 50))
+def test_poisson_takes_hairlines_at_the_edge_of_their_cutting(
+    width: int, height: int, at: int, seed: int
+) -> None:
+    """The solver behind it fails on a mask less than three pixels wide."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height + 8, width + 4), bool)
+    mask[4:-4, at : at + width] = True
+    part = DefectPart(rng.integers(0, 256, (*mask.shape, 3), np.uint8), mask, "a")
+    cloth = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    image, found = poisson(part, cloth, rng)
+    assert image.shape == cloth.shape and found.shape == (64, 64)

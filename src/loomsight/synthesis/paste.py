@@ -96,9 +96,9 @@ def poisson(part: DefectPart, cloth: Picture, rng: np.random.Generator) -> tuple
     grown[[0, -1], :] = 0  # the solver needs a closed border of untouched cloth
     grown[:, [0, -1]] = 0
     mask = mask & grown.astype(bool)
-    if grown.sum() < 9:
-        return cloth.copy(), np.zeros(cloth.shape[:2], bool)
     x, y, w, h = cv2.boundingRect(grown)
+    if min(w, h) < 3:  # the solver fails on a mask without an inside
+        return cloth.copy(), np.zeros(cloth.shape[:2], bool)
     centre = (place[1].start + x + w // 2, place[0].start + y + h // 2)
     source = np.clip(image, 0, 255).astype(np.uint8)
     out = cv2.seamlessClone(source, cloth, grown * 255, centre, cv2.MIXED_CLONE)
