@@ -28,7 +28,7 @@ from loomsight.profile import Profile
 from loomsight.progress import Progress
 
 NEW = ClothSpec(structure="twill 3/1", grey=True)
-TINY = {"steps": 3, "minutes": 1, "recipe": {"tile": 64, "batch": 2}}
+TINY = {"steps": 3, "minutes": 1, "recipe": {"tile": 64, "batch": 2, "arms": ("paste", "drawn")}}
 
 
 class Told(Progress):
@@ -157,6 +157,7 @@ def test_what_is_doubtful_is_said_while_learning_in_the_profile_and_first_in_the
         progress=told,
     )
     assert any("only 2 good pictures" in line for line in told.lines)
+    assert any("training steps were done" in line for line in told.lines)
     assert any(line.startswith("skipped: ") and "2.png" in line for line in told.lines)
     assert any("only 2 good pictures" in str(note) for note in profile.card.training["notes"])  # type: ignore[union-attr]
     html = profile.read("report.html").decode()
@@ -270,8 +271,12 @@ def test_known_fabrics_that_are_none_are_named(fabrics: Path, tmp_path: Path) ->
         learn(good, name="x", out=out, known=tmp_path / "nothing", settings=settings())
     with pytest.raises(DatasetError, match="all in it is of the fabric to learn"):
         learn(good, name="x", out=out, known=fabrics / "new", settings=settings())
+    pasted = settings(recipe={"tile": 64, "batch": 2, "arms": ("paste",)})
     with pytest.raises(UsageError, match="needs defects with masks"):
-        learn(good, name="x", out=out, known=fabrics / "a/good", settings=settings())
+        learn(good, name="x", out=out, known=fabrics / "a/good", settings=pasted)
+    shutil.copytree(fabrics / "a/defect", tmp_path / "unlabelled/a/defect")
+    with pytest.raises(DatasetError, match="neither masks nor boxes"):  # it must not be learned as good cloth
+        learn(good, name="x", out=out, known=tmp_path / "unlabelled", settings=settings())
     assert not out.exists()
 
 

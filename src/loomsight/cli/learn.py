@@ -48,7 +48,7 @@ def learn(
         str | None,
         typer.Option(
             help="How defects are made: paste, poisson, perlin, drawn, or several joined by +; none and "
-            "augmix make none. paste+drawn if not given.",
+            "augmix make none. drawn if not given.",
             show_default=False,
         ),
     ] = None,

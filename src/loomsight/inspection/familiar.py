@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 5, 20
 """Pictures looked at: every tenth, but within these bounds; a code takes a second on one core."""
+_STRANGE = 1.5
+"""Times the profile's own limit. A dozen good pictures of one roll show little of how the cloth varies from
+roll to roll, so a limit set on them is tight: pictures of the learned fabrics reach 1.3 times it, those of
+other fabrics start at 2 (benchmarks/familiarity.py)."""
 
 
 class ClothCheck:
@@ -55,7 +59,7 @@ class ClothCheck:
             return
         judgement = self._known.judge(self._encoder.code(image))
         self.looked += 1
-        if not judgement.known:
+        if judgement.strangeness > _STRANGE:
             self._others["no cloth it knows"] += 1
         elif judgement.fabric != self._own:
             self._others[f"'{judgement.fabric}'"] += 1

@@ -13,16 +13,19 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from loomsight.config import Config
 from loomsight.datasets import Item, read_dataset
-from loomsight.detection.deeplab import Segmenter
+from loomsight.detection.deeplab import Segmenter, build
 from loomsight.errors import DatasetError, ImageError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
-from loomsight.fabric.images import find_images, read_images
+from loomsight.evaluation.regions import RegionCounts
+from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
+from loomsight.learn.trial import TRIED, Trial, try_made
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile, check_name, check_target
 from loomsight.progress import Progress
+from loomsight.runtime.engine import TorchEngine
 from loomsight.synthesis.recipe import Material, Recipe, TileMaker
 from loomsight.texture.familiarity import Familiarity, Judgement, mixed_fabrics
 from loomsight.texture.gram import TextureEncoder
@@ -32,6 +35,7 @@ MOST_KNOWN = 600  # pictures of known fabrics held in memory
 MOST_GOOD = 400  # good pictures learned from; more are said to be left out
 TEXTURE_PICTURES = 12  # good pictures whose texture code is taken: about a second each
 TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the known fabrics
+FEW_STEPS = 150  # of training: with fewer the network finds little, and a report may look well all the same
 WOVEN_KNOWN = 48  # pictures that the loom weaves where there are no known fabrics
 
 
@@ -66,6 +70,7 @@ class Learned:
     history: History
     point: OperatingPoint
     good_maps: list[ScoreMap]
+    tried: list[Trial]
     familiarity: dict[str, NDArray[np.generic]]
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -123,8 +128,8 @@ def learn(
 
     material = Material(cloth.learn, material_known)
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
-    megapixels = sum(image.shape[0] * image.shape[1] for image in cloth.judge) / 1e6
-    left = settings.minutes * 60 - (time.monotonic() - started) - (5 + 2.0 * megapixels)
+    after = _seconds_after(settings.segmenter, cloth.judge)
+    left = settings.minutes * 60 - (time.monotonic() - started) - after
     network, history = train_segmenter(
         material,
         settings.recipe,
@@ -139,6 +144,8 @@ def learn(
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"
         doubts.append(Doubt("saturated", text))
+    tried = try_made(network, maker, settings.recipe, point, seed=settings.seed)
+    doubts += _unfinished(history, tried)
     for doubt in doubts:
         progress.say(f"note: {doubt.text}")
     learned = Learned(
@@ -155,6 +162,7 @@ def learn(
         history=history,
         point=point,
         good_maps=maps,
+        tried=tried,
         familiarity=_familiarity(codes[name], encoder, pictures, name),
         skipped=skipped,
         seconds=time.monotonic() - started,
@@ -182,6 +190,30 @@ def learn(
         report=learning_report(learned),
         replace=True,
     )
+
+
+def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:
+    """How long calibration and the report will take, by the speed of this machine as it is now."""
+    engine = TorchEngine(build(settings.form, resnet_weights=settings.resnet_weights))
+    sample = to_rgb(judge[0][:256, :256])
+    engine.score(sample)  # the first call is slower
+    started = time.monotonic()
+    engine.score(sample)
+    speed = sample.shape[0] * sample.shape[1] / (time.monotonic() - started)
+    pixels = sum(image.shape[0] * image.shape[1] for image in judge) + TRIED * 160**2
+    return float(5 + 1.2 * pixels / speed)
+
+
+def _unfinished(history: History, tried: Sequence[Trial]) -> list[Doubt]:
+    """What says that the network has not learned what it was taught."""
+    if history.steps < FEW_STEPS:
+        text = f"only {history.steps} training steps were done; {FEW_STEPS} or more make a sure network"
+        return [Doubt("short", f"{text}: give more --minutes")]
+    counts = sum((one.counts for one in tried), RegionCounts())
+    if counts.defects and counts.found < counts.defects / 2:
+        text = f"only {counts.found} of {counts.defects} made defects are found at this threshold"
+        return [Doubt("blind", f"{text}: give more --minutes, or more good cloth")]
+    return []
 
 
 def _read_good(
@@ -224,6 +256,12 @@ def _known(
         raise DatasetError("no known fabric", where=known, why="all in it is of the fabric to learn")
     if len(others) > MOST_KNOWN:
         others = [others[i] for i in sorted(rng.choice(len(others), MOST_KNOWN, replace=False))]
+    unlabelled = sum(not (item.good or item.mask or item.outlines or item.boxes) for item in others)
+    if unlabelled:  # a defect somewhere in them would be learned as good cloth
+        progress.say(f"note: {unlabelled} pictures with defects that nothing outlines are left out")
+        others = [item for item in others if item.good or item.mask or item.outlines or item.boxes]
+    if not others:
+        raise DatasetError("no known fabric", where=known, why="its defects have neither masks nor boxes")
     pictures = [item.load() for item in progress.track(others, "known fabrics", len(others))]
     masks = sum(picture.mask is not None and bool(picture.mask.any()) for picture in pictures)
     if not masks and {"paste", "poisson"} & set(settings.recipe.arms):

@@ -7,8 +7,7 @@ much cloth was learned from.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,16 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from loomsight import __version__, page
-from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.images import to_rgb
-from loomsight.fabric.types import Picture, ScoreMap, TrainingTile
-from loomsight.runtime.engine import TorchEngine
+from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.learn.trial import Trial, made_tiles, marked
 
 if TYPE_CHECKING:
     from loomsight.learn.job import Learned
 
 _SAMPLES = 12  # made defects that are shown as they are
-_TRIED = 48  # made defects that the network is tried on
 _SHOWN = 6  # of those found, and of those missed
 _SUSPECTS = 8  # places of good cloth
 _CLOTH = 8  # pictures of good cloth
@@ -49,7 +47,7 @@ def learning_report(learned: Learned) -> str:
     """The page as one HTML file, self-contained; the same learning gives the same page.
 
     Args:
-        learned: all that learning found out; its network is run on fresh tiles of its own recipe.
+        learned: all that learning found out.
     """
     sheet = page.Page(
         f"{learned.name}: how it was learned",
@@ -144,7 +142,8 @@ def _made(sheet: page.Page, learned: Learned) -> None:
     sheet.paragraph(
         f"{text} Left as the network sees it, right with a line around the defect; magnified {zoom} times."
     )
-    tiles = _tiles(learned, np.random.default_rng([learned.settings.seed, 2]), _SAMPLES)
+    rng = np.random.default_rng([learned.settings.seed, 2])
+    tiles = made_tiles(learned.maker, learned.settings.recipe, rng, _SAMPLES)
     sheet.grid(
         (
             page.Image(
@@ -157,51 +156,8 @@ def _made(sheet: page.Page, learned: Learned) -> None:
     )
 
 
-def _tiles(learned: Learned, rng: np.random.Generator, count: int) -> list[TrainingTile]:
-    """Tiles with a defect: made ones, or where the recipe makes none, those of known fabrics."""
-    recipe, maker = learned.settings.recipe, learned.maker
-    if not recipe.source_only:
-        # Arm by arm, so that each is seen; a defect too faint to have a mask shows nothing.
-        made = (maker.synthetic(rng, recipe.arms[k % len(recipe.arms)]) for k in range(3 * count))
-        return _first((tile for tile in made if _marked(tile).any()), count)
-    start = int(rng.integers(2**31))
-    known = (tile for k in range(count) for tile in maker.batch(start + k))
-    return _first((tile for tile in known if _marked(tile).any()), count)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    """A tile, what the network makes of it, and whether it found what was made."""
-
-    tile: TrainingTile
-    score: ScoreMap
-    counts: RegionCounts
-
-    @property
-    def peak(self) -> float:
-        """The highest score on the defect."""
-        return float(self.score[_marked(self.tile)].max())
-
-    @property
-    def complete(self) -> bool:
-        """Whether every defect of the tile was found."""
-        return self.counts.found == self.counts.defects
-
-
-def _try(learned: Learned) -> list[_Tried]:
-    point, engine = learned.point, TorchEngine(learned.network)
-    tried = []
-    for tile in _tiles(learned, np.random.default_rng([learned.settings.seed, 3]), _TRIED):
-        score = engine.score(tile.image)
-        counts = count_regions(
-            score, _marked(tile), point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
-        )
-        tried.append(_Tried(tile, score, counts))
-    return tried
-
-
 def _trial(sheet: page.Page, learned: Learned) -> None:
-    point, tried = learned.point, _try(learned)
+    point, tried = learned.point, learned.tried
     sheet.heading("What it finds")
     total = sum((one.counts for one in tried), RegionCounts())
     sheet.paragraph(
@@ -233,8 +189,8 @@ def _trial(sheet: page.Page, learned: Learned) -> None:
             sheet.grid((_example(one, point.threshold) for one in examples), width=400)
 
 
-def _example(one: _Tried, threshold: float) -> page.Image:
-    made = _outlined(one.tile.image, _marked(one.tile), _MADE)
+def _example(one: Trial, threshold: float) -> page.Image:
+    made = _outlined(one.tile.image, marked(one.tile), _MADE)
     found = _outlined(one.tile.image, one.score >= threshold, _FOUND)
     words = f"{one.counts.found} of {one.counts.defects} found"
     kind = _ARMS.get(one.tile.origin, one.tile.origin)
@@ -313,14 +269,6 @@ def _nearest(learned: Learned) -> str:
         return "not asked: there are no known fabrics with three pictures or more"
     same = "the same" if nearest.known else "another fabric"
     return f"{nearest.fabric}, confidence {nearest.confidence:.2f}: {same}"
-
-
-def _marked(tile: TrainingTile) -> Bool[NDArray[np.bool_], "h w"]:
-    return tile.target > 0.5
-
-
-def _first(tiles: Iterable[TrainingTile], count: int) -> list[TrainingTile]:
-    return [tile for _, tile in zip(range(count), tiles, strict=False)]
 
 
 def _peaks(score: ScoreMap, side: int) -> Float[NDArray[np.float32], " n"]:

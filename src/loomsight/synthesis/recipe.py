@@ -42,7 +42,7 @@ _STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and a
 class Recipe(Config):
     """What a training batch is made of."""
 
-    arms: tuple[str, ...] = ("paste", "drawn")  # what makes the synthetic tiles
+    arms: tuple[str, ...] = ("drawn",)  # what makes the synthetic tiles
     synthetic: float = Field(0.5, ge=0, le=1)  # share of tiles with a made defect
     good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
     tile: PositiveInt = 160  # pixels a side

@@ -47,12 +47,14 @@ class Judgement:
             at the limit.
         known: whether ``confidence`` reaches 0.5.
         distance: to the nearest picture of that fabric, in the fabric's own spread.
+        strangeness: the distance as a share of the limit; above 1 the cloth is unknown.
     """
 
     fabric: str
     confidence: float
     known: bool
     distance: float
+    strangeness: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class Familiarity:
         # 1/2 at the limit; steep enough that the median held-back picture gets 0.9.
         steep = np.log(9) / np.log(np.clip(self._limit / max(self._usual, 1e-9), 1.1, 9))
         confidence = float(1 / (1 + ratio**steep))
-        return Judgement(self.names[int(label[0])], confidence, ratio <= 1, float(distance[0]))
+        return Judgement(self.names[int(label[0])], confidence, ratio <= 1, float(distance[0]), ratio)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Everything as plain arrays, none of objects or text: names are UTF-8 bytes, one a line."""
