@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -207,9 +207,13 @@ class GanTask:
         """D's logits of pictures under the batch's conditions."""
         return self.discriminator(images).flatten()  # type: ignore[no-any-return]
 
-    def more_negatives(self, batch: Any, context: Context) -> Float[Tensor, " m"] | None:
-        """D's logits of what it must refuse too, such as real pictures under a wrong condition."""
-        return None
+    def more_negatives(self, batch: Any, context: Context) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
+        """D's logits of what it must refuse too, such as real pictures under a wrong condition.
+
+        Also the places in the batch of the true pictures that they are to be compared with.
+        """
+        nothing = torch.zeros(0, device=context.device)
+        return nothing, nothing.long()
 
     def step(self, batch: Any, context: Context) -> dict[str, Tensor]:
         real, fake = self.real(batch), self.fake(batch, context)
@@ -217,10 +221,10 @@ class GanTask:
         self.discriminator.requires_grad_(True)
         said_real = self.score(real, batch, context)
         said_fake = self.score(fake.detach(), batch, context)
-        loss_d = discriminator_loss(self.objective, said_real, said_fake)
-        wrong = self.more_negatives(batch, context)
-        if wrong is not None:
-            loss_d = loss_d + refusal_loss(self.objective, wrong, said_real)
+        said_wrong, their = self.more_negatives(batch, context)
+        loss_d = discriminator_loss(
+            self.objective, torch.cat((said_real, said_real[their])), torch.cat((said_fake, said_wrong))
+        )
         losses = {"discriminator": loss_d}
         if self._gamma and context.step % self._every == 0:
             penalised = {Objective.HINGE: (real,), Objective.RELATIVISTIC: (real, fake)}
@@ -228,7 +232,7 @@ class GanTask:
                 x = images.detach().requires_grad_()
                 penalty = gradient_penalty(self.score(x, batch, context), x)
                 loss_d = loss_d + self._gamma * self._every * penalty
-                losses["penalty"] = losses.get("penalty", 0) + penalty
+                losses["penalty"] = losses["penalty"] + penalty if "penalty" in losses else penalty
         context.update(loss_d, "discriminator")
 
         self.discriminator.requires_grad_(False)  # G's gradient passes D and leaves nothing there
@@ -240,14 +244,3 @@ class GanTask:
         context.update(loss_g, "generator")
         self.discriminator.requires_grad_(True)
         return losses | {"generator": loss_g, "gap": (said_real.mean() - said_fake.mean()).detach()}
-
-
-def refusal_loss(
-    objective: Objective, refused: Float[Tensor, " m"], real: Float[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """The part of D's loss for further negatives: as :func:`discriminator_loss` treats generated ones."""
-    if objective is Objective.HINGE:
-        return F.relu(1 + refused).mean()
-    if objective is Objective.RELATIVISTIC:
-        return F.softplus(-(real[: len(refused)] - refused[: len(real)])).mean()
-    return F.binary_cross_entropy_with_logits(refused, torch.zeros_like(refused))

@@ -1,0 +1,464 @@
+"""Stage 1 of the multistage GAN: defects made for a texture, each with its mask.
+
+The generator takes noise, the texture code of a cloth and a shape class, and makes a patch of that cloth
+with a defect in it *and the defect's mask*; the discriminator judges picture, mask, code and class
+together. After Liu et al., Multistage GAN for Fabric Defect Detection (IEEE TIP 29, 2020), stage 1, with
+what has been learned about conditional GANs since: codes and classes enter D by projection (Miyato and
+Koyama, cGANs with Projection Discriminator, ICLR 2018) and G by modulation (Perez et al., FiLM, AAAI 2018),
+and D also sees real patches under a wrong code, and real patches with another patch's mask, which it must
+refuse (Reed et al., Generative Adversarial Text to Image Synthesis, ICML 2016).
+
+Patches are seen through a :class:`~loomsight.synthesis.patches.Look`: tanh, [−1, 1], 0 is the cloth's grey.
+
+Read top to bottom: the projection of codes, generator, discriminator, training step, training, and
+:class:`Stage1`, which pastes what was generated into good cloth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from loomsight.config import Config
+from loomsight.fabric.types import Mask, Picture
+from loomsight.progress import Progress
+from loomsight.synthesis.gan import GanTask, Objective, diff_augment, spectral
+from loomsight.synthesis.patches import SHAPES, DefectPatch, Look, PatchMaker
+from loomsight.synthesis.samples import Sample
+from loomsight.training.loop import History, TrainSettings, fit
+
+if TYPE_CHECKING:
+    from loomsight.training.task import Context
+
+_CELL = 16  # pixels a cell of the noise map becomes: four doublings
+
+
+class TextureGanSettings(Config):
+    """Shapes of generator and discriminator, and how they learn. The defaults are the ones measured best."""
+
+    code_size: PositiveInt = 3078  # length of a texture code
+    code_dims: PositiveInt = 16  # that are left of it
+    code_noise: NonNegativeFloat = 0.15  # deviation of what is added to a code, for diversity
+    noise: PositiveInt = 32  # channels of the noise map
+    widths: tuple[PositiveInt, ...] = (128, 128, 96, 48, 24)  # of the generator, at 1, 2, 4, 8, 16 px a cell
+    judge: tuple[PositiveInt, ...] = (24, 48, 96, 128)  # of the discriminator, at 1/2 … 1/16 of the size
+    objective: Objective = Objective.HINGE
+    lr: PositiveFloat = 2e-4
+    lr_discriminator: PositiveFloat = 4e-4
+    gamma: NonNegativeFloat = 0.1  # of the gradient penalty
+    batch: PositiveInt = 16
+    ema: float = 0.995
+
+
+class CodeProjection(nn.Module):
+    """Texture codes as a few numbers of about unit variance, fitted on known fabrics.
+
+    Principal components of the known fabrics' codes, at most one less than there are codes; unused
+    numbers are 0. Of fewer than three codes there are no components worth the name, and a random
+    projection takes their place. Everything is a buffer, so it is stored with the generator's weights.
+
+    Args:
+        size: length of a code.
+        dims: how many numbers are left.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, size: int, dims: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("basis", torch.zeros(size, dims))
+        self.register_buffer("low", torch.zeros(dims))
+        self.register_buffer("high", torch.zeros(dims))
+
+    @torch.no_grad()
+    def fit(self, codes: Float[NDArray[np.float32], "n d"]) -> CodeProjection:
+        """Fit on the codes of known fabrics, one each."""
+        x = np.asarray(codes, np.float64)
+        count, (size, dims) = len(x), self.basis.shape
+        mean, basis = x.mean(axis=0), np.zeros((size, dims))
+        if count < 3:
+            found, _ = np.linalg.qr(np.random.default_rng(size).normal(size=(size, min(dims, size))))
+            basis[:, : found.shape[1]] = found * np.sqrt(size)
+        else:
+            spread = x.std(axis=0)
+            spread += 0.1 * spread.mean() + 1e-12  # an entry that never changes must not be blown up
+            _, strength, axes = np.linalg.svd((x - mean) / spread, full_matrices=False)
+            use = min(dims, count - 1)
+            # Weak components are raised, but not to the strength of the first: they are mostly noise.
+            deviation = (strength[:use] + 0.2 * strength[0] + 1e-12) / np.sqrt(count - 1)
+            basis[:, :use] = axes[:use].T / spread[:, None] / deviation
+        seen = (x - mean) @ basis
+        margin = 0.25 * np.ptp(seen, axis=0) if count >= 3 else np.full(dims, 2.0)
+        fitted = (mean, basis, seen.min(axis=0) - margin, seen.max(axis=0) + margin)
+        for buffer, value in zip((self.mean, self.basis, self.low, self.high), fitted, strict=True):
+            buffer.copy_(torch.from_numpy(value))
+        return self
+
+    def forward(self, codes: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Project; a code far outside what was seen is brought back to its border."""
+        projected = (codes - self.mean) @ self.basis
+        return projected.clamp(self.low, self.high)
+
+
+class _Modulated(nn.Module):
+    """Convolution, normalisation of every pixel's channels, and scale and shift by the condition."""
+
+    def __init__(self, inp: int, out: int, condition: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inp, out, 3, padding=1)
+        self.film = nn.Linear(condition, 2 * out)
+        nn.init.normal_(self.film.weight, std=0.05)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Float[Tensor, "n i h w"], c: Float[Tensor, "n c"]) -> Float[Tensor, "n o h w"]:
+        # Per pixel and not per picture, or a large map would not be made as a small one is.
+        x = self.conv(x)
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
+        scale, shift = self.film(c)[:, :, None, None].chunk(2, 1)
+        return F.leaky_relu(torch.addcmul(shift, x, 1 + scale), 0.2)
+
+
+class TextureGenerator(nn.Module):
+    """G: noise map, texture code and shape class → patch and mask, 16 pixels a cell of the map.
+
+    Attributes:
+        project: the :class:`CodeProjection`.
+        settings: what it was built from.
+    """
+
+    def __init__(self, settings: TextureGanSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.project = CodeProjection(settings.code_size, settings.code_dims)
+        self.shapes = nn.Embedding(len(SHAPES), 16)
+        condition = 64
+        self.condition = nn.Sequential(
+            nn.Linear(settings.code_dims + 16, condition), nn.LeakyReLU(0.2), nn.Linear(condition, condition)
+        )
+        first, *widths = settings.widths
+        self.start = nn.ModuleList(
+            [_Modulated(settings.noise, first, condition), _Modulated(first, first, condition)]
+        )
+        self.grow = nn.ModuleList(
+            [_Modulated(a, b, condition) for a, b in zip(settings.widths, widths, strict=False)]
+        )
+        self.out = nn.Conv2d(widths[-1], 4, 3, padding=1)
+        nn.init.constant_(self.out.bias[3:], -2.0)  # type: ignore[index]  # defects are small: begin by saying so
+
+    def forward(
+        self,
+        z: Float[Tensor, "n z h w"],
+        codes: Float[Tensor, "n k"],
+        shapes: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n 4 s s"]:
+        """Patches in [−1, 1] and, as fourth channel, the probability of being defective.
+
+        Args:
+            z: N(0, 1), ``settings.noise`` channels; 4 × 4 cells make 64 × 64 pixels.
+            codes: *projected* texture codes (:attr:`project`), with some noise for diversity.
+            shapes: indices into :data:`~loomsight.synthesis.patches.SHAPES`.
+        """
+        c = self.condition(torch.cat((codes, self.shapes(shapes)), 1))
+        x = z
+        for block in self.start:
+            x = block(x, c)
+        for block in self.grow:
+            x = block(F.interpolate(x, scale_factor=2.0, mode="nearest"), c)
+        x = self.out(x)
+        return torch.cat((x[:, :3].tanh(), x[:, 3:].sigmoid()), 1)
+
+
+class TextureDiscriminator(nn.Module):
+    """D_s: logit of a patch and mask being real *and* belonging to their code and class."""
+
+    def __init__(self, settings: TextureGanSettings) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 4
+        for width in settings.judge:
+            layers += [nn.Conv2d(before, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+            before = width
+            if width == settings.judge[0]:  # a second look while threads one pixel wide are still there
+                layers += [nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.last = nn.Conv2d(before + 1, before, 3, padding=1)
+        self.judge = nn.Linear(before, 1)
+        self.code = nn.Linear(settings.code_dims, before)
+        self.shape = nn.Embedding(len(SHAPES), before)
+        nn.init.normal_(self.shape.weight, std=0.1)
+        spectral(self)
+
+    def forward(
+        self, both: Float[Tensor, "n 4 s s"], codes: Float[Tensor, "n k"], shapes: Int[Tensor, " n"]
+    ) -> Float[Tensor, " n"]:
+        x = self.features(both)
+        # How much the batch varies, as a feature, so that a G that repeats itself is found out
+        # (Karras et al., Progressive Growing of GANs, ICLR 2018).
+        varies = (x.var(0, unbiased=False) + 1e-8).sqrt().mean()
+        x = torch.cat((x, varies.expand(len(x), 1, *x.shape[2:])), 1)
+        x = F.leaky_relu(self.last(x), 0.2).mean((2, 3)) * 4
+        return self.judge(x)[:, 0] + (x * (self.code(codes) + self.shape(shapes))).sum(1)
+
+
+def build_generator(settings: TextureGanSettings) -> TextureGenerator:
+    """G with random weights and an unfitted projection; a state dict of the same settings fills both."""
+    return TextureGenerator(settings)
+
+
+class Batch(TypedDict):
+    """What a training step takes."""
+
+    both: Float[Tensor, "n 4 s s"]  # patch as Look sees it, and mask
+    code: Float[Tensor, "n d"]
+    shape: Int[Tensor, " n"]
+
+
+def collate(patches: Sequence[DefectPatch]) -> Batch:
+    """Patches of one size as one batch."""
+    both = [
+        np.concatenate((Look.of(p.image, p.mask).encode(p.image), p.mask[None].astype(np.float32)))
+        for p in patches
+    ]
+    return {
+        "both": torch.from_numpy(np.stack(both)),
+        "code": torch.from_numpy(np.stack([p.code for p in patches])),
+        "shape": torch.tensor([p.shape for p in patches]),
+    }
+
+
+class TextureGanTask(GanTask):
+    """How the training loop trains stage 1."""
+
+    def __init__(self, generator: TextureGenerator, discriminator: TextureDiscriminator) -> None:
+        s = generator.settings
+        super().__init__(
+            generator,
+            discriminator,
+            objective=s.objective,
+            lr=s.lr,
+            lr_discriminator=s.lr_discriminator,
+            betas=(0.0, 0.99),
+            gamma=s.gamma,
+        )
+        self._settings, self._project = s, generator.project
+
+    def real(self, batch: Batch) -> Float[Tensor, "n 4 s s"]:
+        return batch["both"]
+
+    def fake(self, batch: Batch, context: Context) -> Float[Tensor, "n 4 s s"]:
+        cells = batch["both"].shape[-1] // _CELL
+        count, settings, random = len(batch["shape"]), self._settings, context.generator
+        z = torch.randn(count, settings.noise, cells, cells, generator=random, device=context.device)
+        jitter = torch.randn(count, settings.code_dims, generator=random, device=context.device)
+        codes = self._project(batch["code"]) + settings.code_noise * jitter
+        return self.generator(z, codes, batch["shape"])  # type: ignore[no-any-return]
+
+    def score(self, images: Float[Tensor, "n 4 s s"], batch: Batch, context: Context) -> Float[Tensor, " n"]:
+        seen = diff_augment(images, context.generator)
+        return self.discriminator(seen, self._project(batch["code"]), batch["shape"])  # type: ignore[no-any-return]
+
+    def more_negatives(self, batch: Batch, context: Context) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
+        """Real patches that do not belong: under another fabric's code, or with another patch's mask."""
+        mixed, rows = mismatched(batch)
+        return self.score(mixed["both"], mixed, context), rows
+
+
+def mismatched(batch: Batch) -> tuple[Batch, Int[Tensor, " m"]]:
+    """Patches that do not belong: in turn under another patch's code, or with another's mask.
+
+    Made from every second patch of a batch; left out where that other is of the same fabric or has the
+    same mask. Also the rows of the patches that they were made from.
+    """
+    rows = torch.arange(0, len(batch["shape"]), 2, device=batch["shape"].device)
+    both, code, other = batch["both"][rows], batch["code"][rows], (rows + 1) % len(batch["shape"])
+    by_code = (rows % 4 == 0) & (code != batch["code"][other]).any(1)
+    by_mask = (rows % 4 == 2) & (both[:, 3] != batch["both"][other, 3]).flatten(1).any(1)
+    code[by_code] = batch["code"][other[by_code]]
+    both[by_mask, 3] = batch["both"][other[by_mask], 3]
+    use = by_code | by_mask
+    return {"both": both[use], "code": code[use], "shape": batch["shape"][rows[use]]}, rows[use]
+
+
+def train_texture_gan(
+    patches: PatchMaker,
+    settings: TextureGanSettings | None = None,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    run: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[TextureGenerator, History]:
+    """Train stage 1 on known fabrics' patches, for so many steps or so much time, whichever ends first.
+
+    Returns:
+        G with averaged weights, in evaluation mode, and what happened.
+
+    Raises:
+        TrainingError: it diverged.
+    """
+    codes = _codes(patches)
+    settings = (settings or TextureGanSettings()).model_copy(update={"code_size": codes.shape[1]})
+    torch.manual_seed(seed)
+    generator, discriminator = build_generator(settings), TextureDiscriminator(settings)
+    generator.project.fit(codes)
+    history = fit(
+        TextureGanTask(generator, discriminator),
+        lambda k: collate(patches.batch(k, settings.batch)),
+        TrainSettings(
+            steps=steps,
+            seconds=seconds,
+            schedule="constant",
+            clip_norm=None,
+            ema=settings.ema,
+            amp="float32",
+            seed=seed,
+        ),
+        run=run,
+        progress=progress,
+        about={"stage 1": settings.model_dump(mode="json")},
+    )
+    return generator, history
+
+
+def _codes(patches: PatchMaker) -> Float[NDArray[np.float32], "n d"]:
+    """The code of each fabric that patches come from."""
+    found: dict[str, NDArray[np.float32]] = {}
+    rng = np.random.default_rng(0)
+    for _ in range(50 * len(patches.fabrics)):
+        patch = patches.patch(rng)
+        found[patch.fabric] = patch.code
+        if len(found) == len(patches.fabrics):
+            break
+    return np.stack([found[name] for name in sorted(found)])
+
+
+class Stage1:
+    """Generated defects pasted hard into good cloth: the arm "stage1", and what stage 2 starts from.
+
+    Only what lies under the mask is pasted, with a border of two pixels in which it fades; everything else
+    is the cloth's own, bit for bit.
+    """
+
+    name = "stage1"
+
+    def __init__(self, generator: TextureGenerator) -> None:
+        self.generator = generator.eval()
+
+    def generate(
+        self,
+        codes: Float[NDArray[np.float32], "n d"],
+        shapes: Sequence[int],
+        rng: np.random.Generator,
+        *,
+        cells: int = 4,
+    ) -> tuple[Float[NDArray[np.float32], "n 3 s s"], Float[NDArray[np.float32], "n s s"]]:
+        """Patches as :class:`Look` sees them, in [−1, 1], and their masks, in [0, 1].
+
+        Args:
+            codes: a texture code for each, as the encoder gives it.
+            shapes: the shape class of each.
+            cells: side in cells: 4 for 64 pixels, 6 for 96, 8 for 128.
+
+        Raises:
+            ValueError: the codes are not of the encoder that the generator was trained with.
+        """
+        g, n = self.generator, len(shapes)
+        codes = np.asarray(codes, np.float32)
+        if codes.shape != (n, len(g.project.mean)):
+            raise ValueError(f"codes must be {(n, len(g.project.mean))}, got {codes.shape}")
+        z = rng.standard_normal((n, g.settings.noise, cells, cells), np.float32)
+        jitter = g.settings.code_noise * rng.standard_normal((n, g.settings.code_dims), np.float32)
+        device = g.project.mean.device
+        with torch.inference_mode():
+            projected = g.project(torch.from_numpy(codes).to(device)) + torch.from_numpy(jitter).to(device)
+            both = g(torch.from_numpy(z).to(device), projected, torch.tensor(list(shapes), device=device))
+        made = both.float().cpu().numpy()
+        return made[:, :3], made[:, 3]
+
+    def make(
+        self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
+    ) -> list[Sample]:
+        """One defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
+        room = min(min(window.shape[:2]) for window in cloth)
+        sizes = [cells for cells in (4, 6, 8) if cells * _CELL <= room] or [4]
+        share = np.array([0.7, 0.15, 0.15][: len(sizes)])
+        cells = rng.choice(sizes, len(cloth), p=share / share.sum())
+        shapes = rng.integers(len(SHAPES), size=len(cloth))
+        samples: dict[int, Sample] = {}
+        for size in sizes:
+            at = np.flatnonzero(cells == size).tolist()
+            if not at:
+                continue
+            made = self.generate(np.stack([code] * len(at)), shapes[at].tolist(), rng, cells=size)
+            for k, seen, probability in zip(at, *made, strict=True):
+                image, mask = paste_patch(cloth[k], seen, probability, rng)
+                samples[k] = Sample(cloth[k], image, mask, int(shapes[k]), self.name)
+        return [samples[k] for k in range(len(cloth))]
+
+
+def paste_patch(
+    cloth: Picture,
+    seen: Float[NDArray[np.float32], "3 s s"],
+    probability: Float[NDArray[np.float32], "s s"],
+    rng: np.random.Generator,
+) -> tuple[Picture, Mask]:
+    """Paste a generated defect, resized by 0.7 to 1.5, at a random place.
+
+    Args:
+        cloth: uint8 HWC RGB; grey cloth stays grey.
+        seen: the patch as Look sees it.
+        probability: of its pixels being defective.
+
+    Returns:
+        The picture and the defect's mask in it, which is empty if nothing was generated.
+    """
+    scale = float(np.exp(rng.uniform(np.log(0.7), np.log(1.5))))
+    height, width = cloth.shape[:2]
+    side = round(probability.shape[0] * scale)
+    patch = np.asarray(cv2.resize(np.ascontiguousarray(seen.transpose(1, 2, 0)), (side, side)), np.float32)
+    own = clean_mask(np.asarray(cv2.resize(probability, (side, side)), np.float32))
+    empty = np.zeros((height, width), bool)
+    if not own.any():
+        return cloth.copy(), empty
+    rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
+    top, left = max(0, rows[0] - 2), max(0, columns[0] - 2)
+    window = np.s_[top : min(rows[-1] + 3, top + height), left : min(columns[-1] + 3, left + width)]
+    patch, own = patch[window], own[window]
+    y = int(rng.integers(height - own.shape[0] + 1))
+    x = int(rng.integers(width - own.shape[1] + 1))
+    place = np.s_[y : y + own.shape[0], x : x + own.shape[1]]
+
+    look = Look.of(cloth)
+    if bool((cloth[..., :1] == cloth[..., 1:]).all()):
+        patch[:] = patch.mean(2, keepdims=True)
+    pasted = look.decode(patch.transpose(2, 0, 1)).astype(np.float32)
+    away = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    alpha = np.where(away <= 2, 1 - away / 3, 0)[..., None]
+    image, mask = cloth.copy(), empty
+    image[place] = (cloth[place] * (1 - alpha) + pasted * alpha + 0.5).astype(np.uint8)
+    mask[place] = own
+    return image, mask
+
+
+def clean_mask(probability: Float[NDArray[np.float32], "h w"], *, smallest: int = 6, most: int = 3) -> Mask:
+    """The defective pixels without specks: the ``most`` largest pieces of ``smallest`` pixels or more."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((probability > 0.5).astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    largest = 1 + np.argsort(-areas, kind="stable")[:most]
+    keep = [int(label) for label in largest if areas[label - 1] >= smallest]
+    return np.asarray(np.isin(labels, keep))
