@@ -6,6 +6,14 @@ steps, batch and share of synthetic tiles. The operating point is set on the ten
 
     python benchmarks/new_fabric.py --data ../shared/data --arms none,paste,drawn,paste+drawn --seeds 0,1,2
 
+    python benchmarks/new_fabric.py --data ../shared/data --arms stage1+2,diffusion,drawn+stage1+2 --seeds 0
+
+Arms with a generator need a base for each fold, trained on the fold's known fabrics alone. It is trained with
+``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
+takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
+``@base`` starts from the base's segmenter. The arm ``oracle`` sees half of the new fabric's real defects,
+and is tested on the other half.
+
 Finished rows are kept in the results file (JSON lines) and not computed again, so the work can be done in
 pieces; ``--steps 400,800,1600`` measures one training on its way. ``--report`` only prints the table.
 The last line printed is the list of rows as JSON.
@@ -27,6 +35,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from loomsight.base import Base
 from loomsight.datasets import Fold, new_fabric_fold, read_dataset
 from loomsight.detection.deeplab import Segmenter
 from loomsight.evaluation.compare import paired_difference
@@ -34,15 +43,21 @@ from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.pixels import PixelScores
 from loomsight.evaluation.regions import RegionCounts, count_regions
 from loomsight.fabric.types import LabelledPicture, Picture
+from loomsight.learn.base import BaseSettings, train_base_on
 from loomsight.learn.cloth import part
+from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, SegmenterSettings, train_segmenter
+from loomsight.progress import LineProgress
 from loomsight.runtime.engine import TorchEngine
-from loomsight.synthesis.recipe import Material, Recipe
+from loomsight.synthesis.recipe import GENERATED, Material, Recipe, arms_of
+from loomsight.synthesis.samples import Sample
+from loomsight.texture.gram import TextureEncoder
 
 FOLDS = "aitex_f00,aitex_f01,aitex_f03,aitex_f04"
 ARMS = "none,augmix,paste,poisson,perlin,drawn,paste+drawn,paste+poisson+perlin+drawn"
 COLUMNS = ("ap_picture", "ap", "f1", "auroc", "aupro", "recall", "false_alarms_per_mpx", "minutes")
 ALARMS = AlarmRate.per_megapixel(1.0)
+BANK = 400  # samples of a generator
 
 
 def main() -> None:
@@ -57,6 +72,8 @@ def main() -> None:
     parser.add_argument("--good", type=int, default=10, help="good pictures of the new fabric that are seen")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/new_fabric.jsonl"))
+    parser.add_argument("--bases", type=Path, default=Path("benchmarks/bases"), help="a base for each fold")
+    parser.add_argument("--base-minutes", type=float, default=12.0, help="to train a base that is missing")
     parser.add_argument(
         "--report", action="store_true", help="print the table of the results file, run nothing"
     )
@@ -85,7 +102,7 @@ def run_missing(asked: argparse.Namespace, done: list[dict[str, Any]]) -> None:
             for arm in asked.arms.split(","):
                 if all((fabric, arm, seed, step) in have for step in steps):
                     continue
-                for row in measure(fold, arm, seed, steps, cache):
+                for row in measure(fold, arm, seed, steps, cache, asked=asked):
                     if (row["fold"], row["arm"], row["seed"], row["steps"]) not in have:
                         append(asked.results, row)
                         shown = "  ".join(f"{name} {row[name]:.3f}" for name in COLUMNS)
@@ -93,15 +110,42 @@ def run_missing(asked: argparse.Namespace, done: list[dict[str, Any]]) -> None:
 
 
 def measure(
-    fold: Fold, arm: str, seed: int, steps: list[int], cache: dict[Path, LabelledPicture]
+    fold: Fold,
+    arm: str,
+    seed: int,
+    steps: list[int],
+    cache: dict[Path, LabelledPicture],
+    *,
+    asked: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """Train one arm on one fold with one seed, and score the test at each number of steps."""
     for item in (*fold.known, *fold.seen_good, *fold.test):
         if item.path not in cache:
             cache[item.path] = item.load()
     good = part([cache[item.path].image for item in fold.seen_good])
-    material = Material(good=good.learn, known=[cache[item.path] for item in fold.known])
-    test = [cache[item.path] for item in fold.test]
+    known, test = [cache[item.path] for item in fold.known], [cache[item.path] for item in fold.test]
+    name, _, variant = arm.partition("@")
+    if name == "oracle":
+        defective = [picture for picture in test if picture.mask is not None and picture.mask.any()]
+        shown = {id(picture) for picture in defective[::2]}
+        known += [picture for picture in test if id(picture) in shown]
+        test = [picture for picture in test if id(picture) not in shown]
+    recipe = Recipe(arms=("drawn",) if name == "oracle" else arms_of(name))
+    base = None
+    if set(recipe.arms) & set(GENERATED) or variant == "base":
+        base = fold_base(asked, fold, known)
+    made: dict[str, list[Sample]] = {}
+    if base is not None:
+        code = code_of(base, fold, [cache[item.path] for item in fold.seen_good], known, variant)
+        for generated in set(recipe.arms) & set(GENERATED):
+            bank = make_samples(
+                base, generated, good.learn, code, BANK, known=known, gate=variant != "nogate", seed=seed
+            )
+            print(
+                f"{fold.fabric} {arm}: {len(bank.samples)} samples, rejected {dict(bank.reasons)}", flush=True
+            )
+            made[generated] = bank.samples
+    material = Material(good=good.learn, known=known, made=made)
     rows: list[dict[str, Any]] = []
     started, testing = time.monotonic(), 0.0
     every, at = math.gcd(*steps), 0
@@ -122,14 +166,42 @@ def measure(
 
     train_segmenter(
         material,
-        Recipe(arms=tuple(arm.split("+"))),
+        recipe,
         SegmenterSettings(),
         steps=steps[-1],
         seed=seed,
+        start=base.weights("segmenter") if base is not None and variant == "base" else None,
         validate=score,
         validate_every=every,
     )
     return rows
+
+
+def fold_base(asked: argparse.Namespace, fold: Fold, known: list[LabelledPicture]) -> Base:
+    """The base of a fold, trained on its known fabrics if it is not there yet."""
+    folder = asked.bases / fold.fabric
+    if not folder.is_dir():
+        settings = BaseSettings(minutes=asked.base_minutes, diffusion=True, encoder="vgg16")
+        train_base_on(
+            known,
+            out=folder,
+            told=f"all but {fold.fabric}",
+            settings=settings,
+            progress=LineProgress(sys.stderr, 60),
+        )
+    return Base.open(folder)
+
+
+def code_of(
+    base: Base, fold: Fold, good: list[LabelledPicture], known: list[LabelledPicture], variant: str
+) -> Any:
+    """The texture code that the generator is told: the new fabric's, or that of a known one."""
+    encoder = TextureEncoder(base.card.encoder)
+    if variant == "shuffled":
+        others = sorted({picture.fabric for picture in known} - {fold.fabric})
+        other = others[np.random.default_rng(len(fold.fabric)).integers(len(others))]
+        good = [picture for picture in known if picture.fabric == other]
+    return encoder.codes(picture.image for picture in good[:3]).mean(axis=0)
 
 
 def figures_of(

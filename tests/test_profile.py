@@ -193,7 +193,7 @@ def test_what_is_no_profile_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ProfileError, match="no folder"):
         Profile.open(tmp_path / "file")
-    with pytest.raises(ProfileError, match="missing"):
+    with pytest.raises(ProfileError, match="this is no profile"):
         Profile.open(tmp_path)
 
 

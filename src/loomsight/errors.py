@@ -78,6 +78,10 @@ class ProfileError(LoomsightError):
     """A fabric profile is damaged, incomplete, or of another version."""
 
 
+class BaseWeightsError(LoomsightError):
+    """A base is damaged, incomplete, or of another version, or lacks what is asked of it."""
+
+
 class TrainingError(LoomsightError):
     """A training diverged or had nothing to learn from."""
 

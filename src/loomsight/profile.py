@@ -10,25 +10,20 @@
       samples/01.png …      a few pictures of the learned cloth
       report.html           how it was learned
 
-It is written at once or not at all, may be moved and copied, and holds no pickled object. Opening it
-reads every file and compares its hash, so a damaged copy is noticed before a metre is inspected. The
-hashes find damage, not forgery: whoever can write the folder can write new hashes too.
+It is sealed: see :mod:`loomsight.sealed`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue
 
 from loomsight import __version__
 from loomsight.config import Config
@@ -36,7 +31,8 @@ from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import write_png
 from loomsight.fabric.types import Picture
-from loomsight.files import new_folder, sha256_file, write_bytes, write_json, write_text
+from loomsight.files import new_folder, write_bytes, write_text
+from loomsight.sealed import FileCard, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +44,14 @@ SCHEMA = 1
 WEIGHTS, TEXTURE, REPORT = "weights.safetensors", "texture.safetensors", "report.html"
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
-CARD, SEAL = "profile.json", "profile.sha256"
-_LARGEST_CARD = 16 * 2**20  # bytes; a card is a few kB, and nothing larger is worth parsing
+_KIND = Kind(
+    "profile",
+    SCHEMA,
+    ProfileError,
+    made_by="give the folder that loomsight learn made",
+    again="copy it again, or learn the fabric again",
+)
+CARD = _KIND.card
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
@@ -59,13 +61,6 @@ def _possible(point: OperatingPoint) -> OperatingPoint:
     ):
         raise ValueError("no operating point has these numbers")
     return point
-
-
-class FileCard(Config):
-    """The hash and the size of one file of the folder."""
-
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size: int = Field(ge=0)
 
 
 class NetworkCard(Config):
@@ -175,12 +170,11 @@ class Profile:
                     "texture": dict(texture_facts or {}),
                     "recipe": dict(recipe or {}),
                     "training": dict(training or {}),
-                    "files": _hashes(work),
+                    "files": _KIND.hashes(work),
                 },
                 where=f"profile {name}",
             )
-            write_json(work / CARD, card.model_dump(mode="json"))
-            write_bytes(work / SEAL, _seal((work / CARD).read_bytes()))
+            _KIND.close(work, card)
         return cls(folder, card)
 
     @classmethod
@@ -191,19 +185,8 @@ class Profile:
             ProfileError: it is missing, incomplete, damaged or of a newer version; it names the file.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise ProfileError(
-                "no such profile",
-                where=folder,
-                why="it is no folder" if folder.exists() else "it does not exist",
-                do="give the folder that loomsight learn made",
-            )
-        card = _read_card(folder)
-        for name, file in card.files.items():
-            _checked_path(folder, name, file.size)
-            with _read_errors(folder / name):
-                if sha256_file(folder / name) != file.sha256:
-                    raise _damaged(folder / name)
+        card = _KIND.open(folder, Card)
+        _KIND.verify(folder, card.files)
         if WEIGHTS not in card.files:
             raise ProfileError(
                 "the profile is incomplete", where=folder, why=f"{WEIGHTS} is not listed in it"
@@ -216,15 +199,7 @@ class Profile:
         Raises:
             ProfileError: the file is not listed, gone, or has changed since the profile was opened.
         """
-        if name not in self.card.files:
-            raise ProfileError("the profile has no such file", where=self.folder / name)
-        file = self.card.files[name]
-        path = _checked_path(self.folder, name, file.size)
-        with _read_errors(path):
-            data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise _damaged(path)
-        return data
+        return _KIND.read(self.folder, name, self.card.files)
 
     def texture(self) -> dict[str, NDArray[Any]]:
         """The arrays that describe the learned cloth; empty when none were saved."""
@@ -236,7 +211,7 @@ class Profile:
         try:
             return safetensors.numpy.load(self.read(TEXTURE))
         except safetensors.SafetensorError as error:
-            raise _damaged(self.folder / TEXTURE) from error
+            raise _KIND.damaged(self.folder / TEXTURE) from error
 
     def weights(self) -> dict[str, Tensor]:
         """The network's state dict."""
@@ -246,7 +221,7 @@ class Profile:
         try:
             return safetensors.torch.load(self.read(WEIGHTS))
         except safetensors.SafetensorError as error:
-            raise _damaged(self.folder / WEIGHTS) from error
+            raise _KIND.damaged(self.folder / WEIGHTS) from error
 
     def engine(self) -> TorchEngine:
         """The runtime that turns a picture into a score map; torch is loaded here and not before.
@@ -308,92 +283,3 @@ def check_target(folder: Path, *, replace: bool = False) -> None:
             raise UsageError(
                 "not replaced", where=folder, why="it is no profile", do="choose another with --out"
             )
-
-
-def _read_card(folder: Path) -> Card:
-    path = folder / CARD
-    with _read_errors(path):
-        for each in (path, folder / SEAL):
-            if each.is_symlink() or each.stat().st_size > _LARGEST_CARD:
-                raise _damaged(each, "it is a link or too large")
-        data, seal = path.read_bytes(), (folder / SEAL).read_bytes()
-    if seal != _seal(data):
-        # A newer program may protect its card in another way: its version is the more useful answer.
-        _refuse_newer(path, data)
-        raise _damaged(path, f"its hash is not the one in {SEAL}")
-    _refuse_newer(path, data)
-    try:
-        return Card.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ProfileError("the profile cannot be used", where=path, why=f"{key}: {first['msg']}") from error
-
-
-def _refuse_newer(path: Path, data: bytes) -> None:
-    try:
-        card = json.loads(data)
-        version = card["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(path, "it is no profile card") from error
-    if not isinstance(version, int) or version < 1:
-        raise _damaged(path, "it has no schema version")
-    if version > SCHEMA:
-        raise ProfileError(
-            "the profile is of a newer version",
-            where=path,
-            why=f"version {version}, this program reads up to {SCHEMA}",
-            do="update loomsight",
-        )
-
-
-def _checked_path(folder: Path, name: str, size: int) -> Path:
-    """The path of a listed file, which must be a plain file inside the folder and have its size."""
-    parts = PurePosixPath(name).parts
-    plain = bool(parts) and "/".join(parts) == name and not {"..", "."} & set(parts) and parts[0] != "/"
-    if not plain or any(char in name for char in "\\:\0"):
-        raise ProfileError(
-            "the profile is refused", where=folder, why=f"it lists {name!r}, which leads out of it"
-        )
-    path = folder
-    for part in parts:
-        path /= part
-        if path.is_symlink():
-            raise ProfileError("the profile is refused", where=path, why="it is a link")
-    if not path.is_file():
-        raise ProfileError("the profile is incomplete", where=path, why="it is missing", do="copy it again")
-    if path.stat().st_size != size:
-        raise _damaged(path, f"it has {path.stat().st_size} bytes instead of {size}")
-    return path
-
-
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        where = error.filename or path
-        raise ProfileError(
-            "the profile is incomplete", where=where, why="it is missing", do="copy it again"
-        ) from error
-    except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise ProfileError("the profile cannot be read", where=path, why=why) from error
-
-
-def _hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size}
-        for path in files
-    }
-
-
-def _seal(data: bytes) -> bytes:
-    return f"{hashlib.sha256(data).hexdigest()}  {CARD}\n".encode()
-
-
-def _damaged(path: Path, why: str = "its content has changed since it was written") -> ProfileError:
-    return ProfileError(
-        "the profile is damaged", where=path, why=why, do="copy it again, or learn the fabric again"
-    )

@@ -186,10 +186,9 @@ def _check_weights(network: Network | None, weights: Path | None) -> None:
 
 def _arms(recipe: str) -> tuple[str, ...]:
     """The arms of a recipe as it is written: "paste+drawn"."""
-    from loomsight.synthesis.recipe import ARMS, SOURCE_ONLY
+    from loomsight.synthesis.recipe import ARM_NAMES, SOURCE_ONLY, arms_of
 
-    names = (*ARMS, *SOURCE_ONLY)
-    arms = tuple(dict.fromkeys(word.strip().lower() for word in recipe.split("+")))
+    names, arms = ARM_NAMES, arms_of(recipe)
     for arm in arms:
         if arm not in names:
             near = difflib.get_close_matches(arm, names, n=1, cutoff=0.0)[0]

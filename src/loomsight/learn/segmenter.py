@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from loomsight.config import Config
 from loomsight.detection.deeplab import Batch, Form, Segmenter, SegmenterTask, build
@@ -48,6 +49,7 @@ def train_segmenter(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    start: Mapping[str, Tensor] | None = None,
     run: Path | None = None,
     validate: Validate | None = None,
     validate_every: int = 200,
@@ -58,6 +60,9 @@ def train_segmenter(
     The learning rate is constant and the result is the weights' moving average, so a longer training is
     the same training further on: there is no moment at which it has to be stopped.
 
+    Args:
+        start: the state dict it starts from, a base's; None: the backbone's weights and a fresh decoder.
+
     Raises:
         TrainingError: it diverged.
         WeightsError: the backbone's weights are missing.
@@ -65,6 +70,8 @@ def train_segmenter(
     settings = settings or SegmenterSettings()
     torch.manual_seed(seed)
     network = build(settings.form, resnet_weights=settings.resnet_weights)
+    if start is not None:
+        network.load_state_dict(start)
     maker = TileMaker(recipe, material, seed=seed)
     batches: Callable[[int], Batch] = lambda k: collate(maker.batch(k))  # noqa: E731
     history = fit(

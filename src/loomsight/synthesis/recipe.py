@@ -4,20 +4,26 @@ A recipe names one arm or several (``"paste+drawn"``); each synthetic tile comes
 random. All arms share everything else: the same known pictures, the same share of synthetic tiles, the
 same augmentation, so that a comparison of arms compares arms.
 
-    ========  ===========================================================================
+    ========= ===========================================================================
     none      nothing of the new fabric: known pictures only
     augmix    known pictures only, under AugMix
     paste     real defects of known fabrics set into the new cloth with matched statistics
     poisson   the same, blended by mixed gradients
     perlin    foreign texture through Perlin blobs
     drawn     the loom's defects drawn into the new cloth
-    ========  ===========================================================================
+    stage1    defects that the texture-conditioned GAN made, set hard into the new cloth
+    stage1+2  the same, repaired into it by the fusion network
+    diffusion defects that diffusion painted into the new cloth
+    ========= ===========================================================================
+
+The last three are made beforehand and taken from a :class:`~loomsight.synthesis.samples.Bank`.
 
 Tile k of a training is a function of the seed and k alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -34,8 +40,11 @@ from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.augment import augmix, flip_and_turn, photometric
 from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
 from loomsight.synthesis.perlin import perlin_defect
+from loomsight.synthesis.samples import Sample
 
 SOURCE_ONLY = ("none", "augmix")
+GENERATED = ("stage1", "stage1+2", "diffusion")
+"""The arms that take their samples from a bank."""
 _STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and are moved by up to it
 
 
@@ -51,8 +60,8 @@ class Recipe(Config):
     @field_validator("arms")
     @classmethod
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
-        if not arms or not set(arms) <= {*ARMS, *SOURCE_ONLY}:
-            raise ValueError(f"the arms are {', '.join((*SOURCE_ONLY, *ARMS))}; got {'+'.join(arms)}")
+        if not arms or not set(arms) <= set(ARM_NAMES):
+            raise ValueError(f"the arms are {', '.join(ARM_NAMES)}; got {'+'.join(arms)}")
         if len(arms) > 1 and set(arms) & set(SOURCE_ONLY):
             raise ValueError("none and augmix take nothing of the new fabric and stand alone")
         return arms
@@ -76,10 +85,12 @@ class Material:
         good: good pictures of the new fabric.
         known: labelled pictures of other fabrics, good ones with an empty mask among them. Inside the
             boxes of a picture without a mask nothing is known, and nothing is learned.
+        made: for each generated arm of the recipe, its samples in windows of the new fabric's good cloth.
     """
 
     good: Sequence[Picture]
     known: Sequence[LabelledPicture]
+    made: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     parts: Mapping[str, list[DefectPart]] = field(init=False)
     defective: Mapping[str, list[LabelledPicture]] = field(init=False)
     flawless: Mapping[str, list[LabelledPicture]] = field(init=False)
@@ -132,6 +143,13 @@ def _drawn(_: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Pictu
 
 
 ARMS: Mapping[str, Arm] = {"paste": _paste, "poisson": _poisson, "perlin": _perlin, "drawn": _drawn}
+ARM_NAMES = (*SOURCE_ONLY, *ARMS, *GENERATED)
+
+
+def arms_of(recipe: str) -> tuple[str, ...]:
+    """The arms of a recipe as it is written: ``"drawn+stage1+2"`` is drawn and stage1+2."""
+    words = re.split(r"\+(?!2(?:\+|$))", recipe)
+    return tuple(dict.fromkeys(word.strip().lower() for word in words))
 
 
 class TileMaker:
@@ -143,12 +161,15 @@ class TileMaker:
         seed: of everything random.
 
     Raises:
-        ValueError: the recipe needs known defects and the material has none.
+        ValueError: the recipe needs known defects, or samples of a generator, and the material has none.
     """
 
     def __init__(self, recipe: Recipe, material: Material, *, seed: int = 0) -> None:
         if {"paste", "poisson"} & set(recipe.arms) and not material.parts:
             raise ValueError(f"{recipe.name} needs known fabrics with masks, and there are none")
+        for arm in set(recipe.arms) & set(GENERATED):
+            if not material.made.get(arm):
+                raise ValueError(f"{recipe.name} needs samples of {arm}, and there are none")
         self._recipe, self._material, self._seed = recipe, material, seed
         self._good = [mirror_pad(to_rgb(image), recipe.tile) for image in material.good]
         self._places, self._odds = rare_places(self._good, recipe.tile)
@@ -171,7 +192,7 @@ class TileMaker:
         if not recipe.source_only and slot < recipe.synthetic:
             tile = self.synthetic(rng)
         elif not recipe.source_only and slot < recipe.synthetic + recipe.good:
-            tile = _unlabelled_good(self._cloth(rng))
+            tile = _unlabelled_good(self.cloth(rng))
         else:
             tile = self._known(rng)
         image, target, weight = flip_and_turn([tile.image, tile.target, tile.weight], rng)
@@ -182,13 +203,19 @@ class TileMaker:
         return TrainingTile(image, target, weight, tile.origin)
 
     def _made(self, arm: str, rng: np.random.Generator) -> TrainingTile:
-        cloth = self._cloth(rng)
-        image, mask = ARMS[arm](self._material, cloth, rng)
+        if arm in GENERATED:
+            samples = self._material.made[arm]
+            sample = samples[int(rng.integers(len(samples)))]
+            cloth, image, mask = sample.cloth, sample.image, sample.mask
+        else:
+            cloth = self.cloth(rng)
+            image, mask = ARMS[arm](self._material, cloth, rng)
         if self._grey and image is not cloth:  # a grey camera sees no coloured stain
             image = to_rgb(to_grey(image))
         return TrainingTile(image, mask.astype(np.float32), np.ones(mask.shape, np.float32), arm)
 
-    def _cloth(self, rng: np.random.Generator) -> Picture:
+    def cloth(self, rng: np.random.Generator) -> Picture:
+        """A window of good cloth, rare places as often as usual ones."""
         size = self._recipe.tile
         number, *corner = self._places[int(np.searchsorted(self._odds, rng.random()))]
         image = self._good[number]

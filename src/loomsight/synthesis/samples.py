@@ -6,6 +6,7 @@ the recipe then takes them from the bank as it takes pasted and drawn defects.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -96,15 +97,19 @@ def fill_bank(
     judge: Judge | None = None,
     progress: Progress | None = None,
     attempts: float = 4.0,
+    until: float | None = None,
 ) -> Bank:
     """Make samples until ``count`` have passed, or ``attempts`` times as many were made.
 
     Args:
         windows: draws a window of good cloth.
         judge: the quality gate; without it only empty ones are rejected.
+        until: the time, as ``time.monotonic()`` tells it, at which no more are made.
     """
     progress, bank = progress or Progress(), Bank()
     while len(bank.samples) < count and bank.made < attempts * count:
+        if until is not None and bank.samples and time.monotonic() > until:
+            break
         wanted = min(_BATCH, count - len(bank.samples) + 4)
         for sample in generator.make([windows(rng) for _ in range(wanted)], code, rng):
             reason = "no defect" if not sample.mask.any() else (judge(sample) if judge else None)
