@@ -373,9 +373,14 @@ class DefectSource(Protocol):
     """What fusion needs of stage 1 (:class:`loomsight.synthesis.texture_gan.Stage1` is one)."""
 
     def generate(
-        self, codes: Float[NDArray[np.float32], "n d"], shapes: Sequence[int], rng: np.random.Generator
+        self,
+        codes: Float[NDArray[np.float32], "n d"],
+        shapes: Sequence[int],
+        rng: np.random.Generator,
+        *,
+        cells: int = 4,
     ) -> tuple[Float[NDArray[np.float32], "n 3 s s"], Float[NDArray[np.float32], "n s s"]]:
-        """n defects in Look units, and where they are, in [0, 1]."""
+        """n defects in Look units, 16 px a cell a side, and where they are, in [0, 1]."""
 
 
 class CompositeMaker:
@@ -573,7 +578,13 @@ class Stage12:
     ) -> list[Sample]:
         """One fused defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
         shapes = [int(shape) for shape in rng.integers(len(SHAPES), size=len(cloth))]
-        made, likely = self._stage1.generate(np.repeat(code[None], len(cloth), 0), shapes, rng)
+        # As large as stage 1 makes them by itself, so that the two arms differ by the fusion alone.
+        room = min(min(window.shape[:2]) for window in cloth)
+        sizes = [cells for cells in (4, 6, 8) if 16 * cells <= room] or [4]
+        share = np.array([0.7, 0.15, 0.15][: len(sizes)])
+        cells = int(rng.choice(sizes, p=share / share.sum()))
+        codes = np.repeat(code[None], len(cloth), 0)
+        made, likely = self._stage1.generate(codes, shapes, rng, cells=cells)
         masks = [clean_mask(where) for where in likely]
         use = [at for at, mask in enumerate(masks) if mask.any()]
         placed = [resized(made[at], masks[at], rng, cloth[at].shape[:2], span=_SPAN) for at in use]
