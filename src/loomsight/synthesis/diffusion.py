@@ -11,11 +11,12 @@ texture code and the defect's shape class. Sampling is DPM-Solver++ (Lu et al., 
 network where the noising had 1,000 steps.
 
 Masks are not invented: they are those of known and drawn defects, kept as bits beside the weights, mirrored
-and scaled. Read top to bottom: noise, network, training step, training, masks, generation.
+and scaled. Read top to bottom: pictures, noise, network, training step, training, masks, generation.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ _FOLD = 2  # px: squares of so many pixels a side are one place of the network, 
 _CONTEXTS = (64, 96, 128)  # px: the square of cloth that the network sees around a defect
 _MARGIN = 10  # px of that square left around a mask
 _RING_FREE = 0.5  # of the noising: below it the ring around the mask is painted too, above it stays the cloth
+_LUMA, _CHROMA = (
+    4.0,
+    16.0,
+)  # bring weave and tint, in a Look 0.18 and 0.03 to 0.1, to about the noise's strength
+_FARTHEST = 6.0  # what a picture is at most, scaled so
 _BLEND = 3.0  # px over which the painted passes into the cloth at the region's edge
 
 
@@ -64,6 +70,32 @@ class DiffusionSettings(Config):
     snr_limit: PositiveFloat = 5.0  # of min-SNR weighting
     ring_weight: float = Field(0.4, ge=0)  # of the cloth between the mask and the region's edge
     sampling_steps: int = Field(12, ge=2, le=25)  # calls of the network for a generation
+
+
+# Pictures
+
+
+def seen_as(look: Look, image: Picture) -> Float[NDArray[np.float32], "3 h w"]:
+    """A picture as the denoiser sees it: in its Look, as brightness and two differences of colour.
+
+    Both of about unit variance. Of a picture much weaker than the noise, v is little else than the noise,
+    and a network that copies noise well learns nothing of cloth.
+    """
+    red, green, blue = look.encode(image)
+    both = (red + green) / 2
+    return np.stack((_LUMA * (2 * both + blue) / 3, _CHROMA * (red - green) / 2, _CHROMA * (both - blue) / 2))
+
+
+def shown(look: Look, seen: Float[NDArray[np.float32], "3 h w"]) -> Picture:
+    """And back: uint8 HWC."""
+    luma, first, second = seen[0] / _LUMA, seen[1] / _CHROMA, seen[2] / _CHROMA
+    both = luma + second * (2 / 3)
+    return look.decode(np.stack((both + first, both - first, both - 2 * second)))
+
+
+def is_grey(image: Picture) -> bool:
+    """Whether a grey camera took it: its three channels are one."""
+    return bool((image[..., :1] == image[..., 1:]).all())
 
 
 # Noise
@@ -180,9 +212,9 @@ class DefectDiffusion(nn.Module):
         """The velocity v.
 
         Args:
-            noisy: x_t, in a Look. Sides are multiples of 8.
+            noisy: x_t. Sides are multiples of 8.
             t: noising steps in [0, 999].
-            cloth: in a Look; what lies in the region is not used.
+            cloth: as seen_as gives it; what lies in the region is not used.
             region: 1 where it paints; mask: 1 on the defect.
             code: texture codes; shape: indices into SHAPES.
         """
@@ -223,7 +255,7 @@ def build_diffusion(
 
 
 class Batch(TypedDict):
-    """What a training step takes; pictures in their Look."""
+    """What a training step takes; pictures as :func:`seen_as` gives them."""
 
     image: Float[Tensor, "b 3 h w"]
     region: Float[Tensor, "b 1 h w"]
@@ -273,8 +305,13 @@ def diffusion_loss(
     mask: Float[Tensor, "b 1 h w"],
     settings: DiffusionSettings,
 ) -> Float[Tensor, ""]:
-    """Squared error of v, over the region, its ring counting less; each patch counts the same."""
+    """Squared error of v, over the region, its ring counting less; each patch counts the same.
+
+    Of grey cloth the colour is not counted: it is known.
+    """
+    coloured = (x0[:, 1:].abs().amax((1, 2, 3), keepdim=True) > 0).to(x0.dtype)
     error = (v - noising.velocity(x0, noise, t)) ** 2
+    error = torch.cat((error[:, :1], error[:, 1:] * coloured), 1)
     where = mask + settings.ring_weight * (region - mask).clamp(min=0)
     each = (error.mean(1, keepdim=True) * where).sum((1, 2, 3)) / where.sum((1, 2, 3)).clamp(min=1e-3)
     return (each * noising.weight(t, settings.snr_limit)[:, 0, 0, 0]).mean()
@@ -291,7 +328,7 @@ def make_batch(maker: PatchMaker, k: int, settings: DiffusionSettings, seed: int
         good = maker.good(patch.fabric, rng) if rng.random() < settings.restored else None
         if good is not None:
             image, mask = good, np.zeros_like(mask)
-        images.append(Look.of(image, region).encode(image))
+        images.append(seen_as(Look.of(image, region), image))
         regions.append(region[None])
         masks.append(mask[None])
     return {
@@ -418,7 +455,7 @@ class DiffusionStage:
 
         device, count = next(self._network.parameters()).device, len(plans)
         known = _tensor(
-            [plan.look.encode(cloth[plan.place]) for plan, cloth in zip(plans, window, strict=True)], device
+            [seen_as(plan.look, cloth[plan.place]) for plan, cloth in zip(plans, window, strict=True)], device
         )
         region, mask = (
             _tensor([m[None] for m in masks], device)
@@ -431,19 +468,22 @@ class DiffusionStage:
             **_schedule() | {"prediction_type": "sample"},  # it is given x₀, with the known cloth in it
             lambda_min_clipped=-5.1,  # where the cosine schedule is noise and nothing else
         )
-        sampler.set_timesteps(self._steps, device=device)
+        with warnings.catch_warnings():
+            # diffusers 0.42 makes an array of a tensor in a way that NumPy 2 wants otherwise.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            sampler.set_timesteps(self._steps, device=device)
+        # What a grey camera sees has no colour to be painted.
+        colour = torch.tensor([[1.0, *2 * [float(not is_grey(cloth))]] for cloth in window], device=device)
+        channels = colour[:, :, None, None]
         x = _tensor([rng.standard_normal(k.shape, dtype=np.float32) for k in known], device)
         for t in sampler.timesteps:
             steps = t.expand(count)
             v = self._network(x, steps, known, region, mask, codes, shapes)
-            seen = self._noising.picture(x, v, steps).clamp(-1, 1)
+            seen = self._noising.picture(x, v, steps).clamp(-_FARTHEST, _FARTHEST) * channels
             # Outside the region the cloth is known; its ring is, until the weave's place is settled.
             free = region if t < _NOISE_STEPS * _RING_FREE else mask
             x = sampler.step(known + free * (seen - known), t, x).prev_sample
-        return [
-            plan.look.decode(_grey_like(cloth, seen))
-            for plan, cloth, seen in zip(plans, window, x.cpu().numpy(), strict=True)
-        ]
+        return [shown(plan.look, seen) for plan, seen in zip(plans, x.cpu().numpy(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,13 +526,6 @@ def _around(mask: Mask, by: int) -> Mask:
     """The region to be painted: the mask and what is nearer than ``by`` px."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))
     return cv2.dilate(mask.astype(np.uint8), disc).astype(bool)
-
-
-def _grey_like(cloth: Picture, seen: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A picture in its Look, without colour if the cloth is a grey camera's."""
-    if bool((cloth[..., :1] == cloth[..., 1:]).all()):
-        return np.repeat(seen.mean(0, keepdims=True), 3, 0)
-    return seen
 
 
 def _tensor(arrays: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
