@@ -137,6 +137,16 @@ class Base:
         arms = (("stage1", "stage1"), ("stage1+2", "stage2"), ("diffusion", "diffusion"))
         return tuple(arm for arm, network in arms if network in found)
 
+    def check_arm(self, arm: str) -> None:
+        """Whether it can make an arm, said before anything is loaded.
+
+        Raises:
+            BaseWeightsError: it cannot.
+        """
+        if arm not in self.arms:
+            have = ", ".join(self.arms) or "no generator"
+            raise BaseWeightsError("the base cannot make this", where=arm, why=f"it makes {have}")
+
     def weights(self, name: str) -> dict[str, Tensor]:
         """The state dict of one of its networks, in single precision."""
         import safetensors
@@ -158,9 +168,7 @@ class Base:
         from loomsight.synthesis.fusion import FusionSettings, Stage12, build_fusion
         from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
 
-        if arm not in self.arms:
-            have = ", ".join(self.arms) or "no generator"
-            raise BaseWeightsError("the base cannot make this", where=arm, why=f"it has {have}")
+        self.check_arm(arm)
         if arm == "diffusion":
             network = build_diffusion(
                 self._settings(DiffusionSettings, "diffusion"),

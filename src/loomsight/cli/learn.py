@@ -44,11 +44,19 @@ def learn(
             show_default=False,
         ),
     ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder that 'loomsight train base' made; the one that comes with the program if not "
+            "given.",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="How defects are made: paste, poisson, perlin, drawn, or several joined by +; none and "
-            "augmix make none. drawn if not given.",
+            help="How defects are made: paste, poisson, perlin, drawn; by a base's generators stage1, "
+            "stage1+2, diffusion; or several joined by +; none and augmix make none. drawn if not given.",
             show_default=False,
         ),
     ] = None,
@@ -141,6 +149,10 @@ def learn(
         )
     arms = None if recipe is None else _arms(recipe)
     find_images(good)
+    if base is not None:
+        from loomsight.base import Base
+
+        Base.open(base)
 
     from loomsight.learn import job
     from loomsight.progress import for_stream
@@ -161,7 +173,9 @@ def learn(
         where="learn",
     )
     with for_stream() as progress:
-        profile = job.learn(good, name=name, out=folder, known=known, settings=settings, progress=progress)
+        profile = job.learn(
+            good, name=name, out=folder, known=known, base=base, settings=settings, progress=progress
+        )
     if json:
         from json import dumps
 

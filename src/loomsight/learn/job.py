@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from loomsight.base import Base, shipped
 from loomsight.config import Config
 from loomsight.datasets import Item, read_dataset
 from loomsight.detection.deeplab import Segmenter, build
@@ -20,22 +22,29 @@ from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
+from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
 from loomsight.learn.trial import TRIED, Trial, try_made
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile, check_name, check_target
 from loomsight.progress import Progress
 from loomsight.runtime.engine import TorchEngine
-from loomsight.synthesis.recipe import Material, Recipe, TileMaker
+from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker
+from loomsight.synthesis.samples import Bank
 from loomsight.texture.familiarity import Familiarity, Judgement, mixed_fabrics
 from loomsight.texture.gram import TextureEncoder
 from loomsight.training.loop import History
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_KNOWN = 600  # pictures of known fabrics held in memory
 MOST_GOOD = 400  # good pictures learned from; more are said to be left out
 TEXTURE_PICTURES = 12  # good pictures whose texture code is taken: about a second each
 TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the known fabrics
 FEW_STEPS = 150  # of training: with fewer the network finds little, and a report may look well all the same
+BANK = 300  # samples of each generator
+BANK_SHARE = 0.2  # of the minutes, at most, to make them
 WOVEN_KNOWN = 48  # pictures that the loom weaves where there are no known fabrics
 
 
@@ -66,6 +75,7 @@ class Learned:
     encoder: str
     nearest: Judgement | None
     maker: TileMaker
+    banks: dict[str, Bank]
     network: Segmenter
     history: History
     point: OperatingPoint
@@ -82,6 +92,7 @@ def learn(
     name: str,
     out: Path,
     known: Path | None = None,
+    base: Path | None = None,
     settings: LearnSettings | None = None,
     progress: Progress | None = None,
 ) -> Profile:
@@ -93,11 +104,15 @@ def learn(
         out: the profile's folder; it must not exist, be empty, or be an earlier profile, which is replaced.
         known: a tree of other fabrics, labelled or good; pictures of ``good`` and of its fabric in there
             are left out. Without it the loom weaves known cloth.
+        base: what was trained on known fabrics before; None: the one that comes with the program. The
+            recipe's generators come from it, and where nothing is known, or one was given, so does the
+            network that training starts from.
 
     Raises:
         UsageError: a folder is missing, or the settings contradict each other.
         DatasetError: there is no picture, or nothing to learn from.
         ImageError: a picture cannot be read.
+        BaseWeightsError: the base is damaged or lacks a generator of the recipe.
         StorageError: the profile cannot be written.
     """
     from loomsight.learn.report import learning_report
@@ -107,6 +122,8 @@ def learn(
     check_name(name)
     check_target(out, replace=True)
     paths = find_images(good)
+    generated = [arm for arm in settings.recipe.arms if arm in GENERATED]
+    opened = _open_base(base, generated, wanted=known is None and shipped().is_dir())
     skipped: list[str] = []
     names, pictures = _read_good(paths, settings, skipped, progress)
     doubts = doubts_about(names, pictures)
@@ -126,7 +143,16 @@ def learn(
         seconds = TEXTURE_SHARE * settings.minutes * 60
         nearest = _nearest_known(encoder, codes[name], material_known, seconds, progress)
 
-    material = Material(cloth.learn, material_known)
+    banks: dict[str, Bank] = {}
+    if opened is not None and generated:
+        own = codes[name]
+        if opened.card.encoder != encoder.backbone:
+            own = _codes(TextureEncoder(opened.card.encoder), pictures, progress)
+        banks = _made(opened, cloth, own.mean(axis=0), material_known, settings, progress=progress)
+        settings, failed = _without_empty(settings, banks)
+        doubts += failed
+    made = {arm: bank.samples for arm, bank in banks.items()}
+    material = Material(cloth.learn, material_known, made)
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
     after = _seconds_after(settings.segmenter, cloth.judge)
     left = settings.minutes * 60 - (time.monotonic() - started) - after
@@ -137,6 +163,7 @@ def learn(
         steps=settings.steps,
         seconds=max(left, 10.0),
         seed=settings.seed,
+        start=_start(opened, known, base, settings),
         progress=progress,
     )
     progress.say("operating point")
@@ -158,6 +185,7 @@ def learn(
         encoder=encoder.source,
         nearest=nearest,
         maker=maker,
+        banks=banks,
         network=network,
         history=history,
         point=point,
@@ -190,6 +218,64 @@ def learn(
         report=learning_report(learned),
         replace=True,
     )
+
+
+def _open_base(base: Path | None, arms: Sequence[str], *, wanted: bool) -> Base | None:
+    """The base, if it is asked for or wanted, and able to make the arms."""
+    if not (base or arms or wanted):
+        return None
+    opened = Base.open(base or shipped())
+    for arm in arms:
+        opened.check_arm(arm)
+    return opened
+
+
+def _made(
+    base: Base,
+    cloth: GoodCloth,
+    code: NDArray[np.float32],
+    known: Sequence[LabelledPicture],
+    settings: LearnSettings,
+    *,
+    progress: Progress,
+) -> dict[str, Bank]:
+    """The samples of the recipe's generators, within their share of the minutes."""
+    arms = [arm for arm in settings.recipe.arms if arm in GENERATED]
+    return {
+        arm: make_samples(
+            base,
+            arm,
+            cloth.learn,
+            code,
+            BANK,
+            known=known,
+            tile=settings.recipe.tile,
+            seconds=BANK_SHARE * settings.minutes * 60 / len(arms),
+            seed=settings.seed,
+            progress=progress,
+        )
+        for arm in arms
+    }
+
+
+def _without_empty(settings: LearnSettings, banks: dict[str, Bank]) -> tuple[LearnSettings, list[Doubt]]:
+    """The recipe without the generators of which no sample was good enough, and what is said of them."""
+    empty = [arm for arm, bank in banks.items() if not bank.samples]
+    if not empty:
+        return settings, []
+    arms = tuple(arm for arm in settings.recipe.arms if arm not in empty) or ("drawn",)
+    recipe = settings.recipe.model_copy(update={"arms": arms})
+    text = f"no sample by {' and '.join(empty)} was good enough for this cloth: learned with {recipe.name}"
+    return settings.model_copy(update={"recipe": recipe}), [Doubt("samples", text)]
+
+
+def _start(
+    opened: Base | None, known: Path | None, base: Path | None, settings: LearnSettings
+) -> dict[str, Tensor] | None:
+    """The weights to start from: a base that was asked for, or the program's where nothing is known."""
+    if opened is None or (known and not base) or settings.segmenter.form != "lite":
+        return None
+    return opened.weights("segmenter")
 
 
 def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:

@@ -39,6 +39,9 @@ _ARMS = {
     "poisson": "defect of a known fabric, blended into this cloth",
     "perlin": "foreign texture in cloud-shaped spots",
     "drawn": "defect drawn into this cloth by the loom",
+    "stage1": "generated defect, set into this cloth",
+    "stage1+2": "generated defect, fused into this cloth",
+    "diffusion": "defect painted into this cloth by diffusion",
     "real": "labelled defect of a known fabric",
 }
 
@@ -143,6 +146,7 @@ def _made(sheet: page.Page, learned: Learned) -> None:
         f"{text} Left as the network sees it, right with a line around the defect; magnified {zoom} times."
     )
     rng = np.random.default_rng([learned.settings.seed, 2])
+    _gate(sheet, learned)
     tiles = made_tiles(learned.maker, learned.settings.recipe, rng, _SAMPLES)
     sheet.grid(
         (
@@ -154,6 +158,21 @@ def _made(sheet: page.Page, learned: Learned) -> None:
         ),
         width=400,
     )
+
+
+def _gate(sheet: page.Page, learned: Learned) -> None:
+    """How many generated samples the quality gate let pass, and why not the others."""
+    rows = [
+        (
+            _ARMS.get(arm, arm),
+            bank.made,
+            len(bank.samples),
+            ", ".join(f"{reason} {count}" for reason, count in bank.reasons.most_common()) or "none",
+        )
+        for arm, bank in learned.banks.items()
+    ]
+    if rows:
+        sheet.table(("Generated", "Made", "Used", "Rejected"), rows, caption="The quality gate.")
 
 
 def _trial(sheet: page.Page, learned: Learned) -> None:

@@ -223,21 +223,40 @@ class Batch(TypedDict):
     """What a training step takes."""
 
     both: Float[Tensor, "n 4 s s"]  # patch as Look sees it, and mask
+    good: Float[Tensor, "n 3 s s"]  # good cloth of the same fabric, as Look sees it
     code: Float[Tensor, "n d"]
     shape: Int[Tensor, " n"]
 
 
-def collate(patches: Sequence[DefectPatch]) -> Batch:
-    """Patches of one size as one batch."""
+def collate(patches: Sequence[DefectPatch], goods: Sequence[Picture]) -> Batch:
+    """Patches of one size, and as many squares of good cloth of their fabrics, as one batch."""
     both = [
         np.concatenate((Look.of(p.image, p.mask).encode(p.image), p.mask[None].astype(np.float32)))
         for p in patches
     ]
+    good = [Look.of(image).encode(image) for image in goods]
     return {
         "both": torch.from_numpy(np.stack(both)),
+        "good": torch.from_numpy(np.stack(good)),
         "code": torch.from_numpy(np.stack([p.code for p in patches])),
         "shape": torch.tensor([p.shape for p in patches]),
     }
+
+
+def make_batch(maker: PatchMaker, k: int, count: int) -> Batch:
+    """The batch of step ``k``."""
+    rng, patches = np.random.default_rng([k, 13]), maker.batch(k, count)
+    return collate(patches, [_good_like(patch, maker, rng) for patch in patches])
+
+
+def _good_like(patch: DefectPatch, maker: PatchMaker, rng: np.random.Generator) -> Picture:
+    """Good cloth of a patch's fabric; where none is known, the patch with other cloth of its own on it."""
+    good = maker.good(patch.fabric, rng)
+    if good is not None:
+        return good
+    radius = max(3, patch.mask.shape[0] // 32)
+    hidden = cv2.dilate(patch.mask.astype(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8))
+    return np.asarray(cv2.inpaint(patch.image, hidden, radius, cv2.INPAINT_TELEA), np.uint8)
 
 
 class TextureGanTask(GanTask):
@@ -265,7 +284,8 @@ class TextureGanTask(GanTask):
         z = torch.randn(count, settings.noise, cells, cells, generator=random, device=context.device)
         jitter = torch.randn(count, settings.code_dims, generator=random, device=context.device)
         codes = self._project(batch["code"]) + settings.code_noise * jitter
-        return self.generator(z, codes, batch["shape"])  # type: ignore[no-any-return]
+        made = self.generator(z, codes, batch["shape"])
+        return set_on(batch["good"], made)
 
     def score(self, images: Float[Tensor, "n 4 s s"], batch: Batch, context: Context) -> Float[Tensor, " n"]:
         seen = diff_augment(images, context.generator)
@@ -275,6 +295,16 @@ class TextureGanTask(GanTask):
         """Real patches that do not belong: under another fabric's code, or with another patch's mask."""
         mixed, rows = mismatched(batch)
         return self.score(mixed["both"], mixed, context), rows
+
+
+def set_on(good: Float[Tensor, "n 3 s s"], made: Float[Tensor, "n 4 s s"]) -> Float[Tensor, "n 4 s s"]:
+    """What G made, on good cloth: its picture where its mask is, the cloth elsewhere; and the mask.
+
+    This is what D judges. G need not learn to weave, only what a defect looks like in this cloth, and its
+    mask is learned with it: a pixel counts by as much as the mask shows of it.
+    """
+    alpha = made[:, 3:]
+    return torch.cat((good + alpha * (made[:, :3] - good), alpha), 1)
 
 
 def mismatched(batch: Batch) -> tuple[Batch, Int[Tensor, " m"]]:
@@ -290,7 +320,13 @@ def mismatched(batch: Batch) -> tuple[Batch, Int[Tensor, " m"]]:
     code[by_code] = batch["code"][other[by_code]]
     both[by_mask, 3] = batch["both"][other[by_mask], 3]
     use = by_code | by_mask
-    return {"both": both[use], "code": code[use], "shape": batch["shape"][rows[use]]}, rows[use]
+    mixed: Batch = {
+        "both": both[use],
+        "good": batch["good"][rows[use]],
+        "code": code[use],
+        "shape": batch["shape"][rows[use]],
+    }
+    return mixed, rows[use]
 
 
 def train_texture_gan(
@@ -318,7 +354,7 @@ def train_texture_gan(
     generator.project.fit(codes)
     history = fit(
         TextureGanTask(generator, discriminator),
-        lambda k: collate(patches.batch(k, settings.batch)),
+        lambda k: make_batch(patches, k, settings.batch),
         TrainSettings(
             steps=steps,
             seconds=seconds,

@@ -1,0 +1,109 @@
+"""``loomsight train``: what is learned once from known fabrics."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loomsight.errors import UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Encoder(StrEnum):
+    """The network of the texture codes."""
+
+    AUTO = "auto"
+    VGG16 = "vgg16"
+    LITE0 = "lite0"
+
+
+@app.callback()
+def train() -> None:
+    """Train what serves every fabric, from known fabrics."""
+
+
+@app.command()
+def base(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the base. An earlier base there is replaced.")],
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            help="Known fabrics with good/, defect/ and mask/, as 'loomsight data check' reads them. Without "
+            "it the loom weaves them.",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for everything; 60 if not given.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of each network at most; the minutes count too.", show_default=False),
+    ] = None,
+    diffusion: Annotated[
+        bool, typer.Option("--diffusion", help="Train the diffusion generator too.")
+    ] = False,
+    encoder: Annotated[
+        Encoder, typer.Option(help="Of the texture codes; auto: vgg16 where it is installed.")
+    ] = Encoder.AUTO,
+    woven: Annotated[
+        int | None,
+        typer.Option(
+            help="Fabrics that the loom weaves without --known; 80 if not given.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything random, 0 if not given.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+) -> None:
+    """Train the segmenter and the defect generators on known fabrics.
+
+    Makes a base, the folder that 'loomsight learn --base' and 'loomsight synth --base' use. The more
+    fabrics and labelled defects, and the longer, the better; hours are worth while.
+
+    Examples:
+      loomsight train base --known fabrics/ --out base --minutes 120
+      loomsight train base --known fabrics/ --out base --diffusion
+    """
+    from loomsight.base import check_target
+
+    for option, value in (("--minutes", minutes), ("--steps", steps), ("--woven", woven)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
+    if seed is not None and seed < 0:
+        raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
+    if known is not None and not known.is_dir():
+        raise UsageError(
+            "bad --known", where=known, why="it is a file" if known.exists() else "there is no such folder"
+        )
+    if known is not None and woven is not None:
+        raise UsageError("--woven says nothing beside --known", do="give one of them")
+    check_target(out)
+
+    from loomsight.learn.base import BaseSettings, train_base
+    from loomsight.progress import for_stream
+
+    given = {"minutes": minutes, "steps": steps, "woven": woven, "seed": seed}
+    settings = BaseSettings.parse(
+        {key: value for key, value in given.items() if value is not None}
+        | {"diffusion": diffusion, "encoder": encoder.value},
+        where="train base",
+    )
+    with for_stream() as progress:
+        made = train_base(known, out=out, settings=settings, progress=progress)
+    if json:
+        from json import dumps
+
+        facts = {"base": str(made.folder), "arms": made.arms, **made.card.provenance}
+        typer.echo(dumps(facts, indent=2, ensure_ascii=False))
+        return
+    provenance = made.card.provenance
+    typer.echo(f"{out}: trained on {provenance['known']} in {provenance['minutes']} minutes")
+    typer.echo(f"it makes: {', '.join(made.arms)}")
+    typer.echo(f"next: loomsight learn GOOD --name NAME --base {out}")
