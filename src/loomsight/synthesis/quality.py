@@ -7,10 +7,12 @@ too small, too large   its mask has too few pixels, or leaves too little good cl
 background changed     a pixel farther from the mask than a margin differs from the cloth before
 invisible              the change is lost in the cloth's own texture
 mask does not fit      the mask is not where the cloth visibly changed
+like good cloth        much changed, but into something that this cloth has elsewhere too
 copy                   it is nearer to a real known defect than two different real defects are
 =====================  ==================================================================================
 
-The first four need the sample alone. The last needs a :class:`Memory` of the real defects.
+All but the last need the sample alone. That needs a
+:class:`Memory` of the real defects.
 """
 
 from __future__ import annotations
@@ -29,7 +31,6 @@ from loomsight.config import Config
 from loomsight.evaluation.fidelity import (
     PatchFeatures,
     agreement,
-    around,
     changed,
     distances,
     grown,
@@ -40,7 +41,7 @@ from loomsight.synthesis.patches import Look
 from loomsight.synthesis.samples import Sample
 
 _SIDE = 64  # pixels of the square in which defects are compared
-_RIM = 4  # pixels of cloth around a defect that are compared with it
+_LEAST = 12  # pixels: a smaller defect is not enlarged further than if it were so large
 _SCALES = (1.0, 1.5, 3.0)  # pixels: as fine as a yarn, and as an eye that does not resolve the weave
 
 
@@ -48,6 +49,7 @@ class GateSettings(Config):
     """What a sample must be; the defaults let 95 % of real pasted and of drawn defects pass."""
 
     visible: float = Field(1.0, ge=0)  # strength of the change, in deviations of the cloth's own texture
+    unusual: float = Field(1.2, ge=0)  # how far from what the cloth is elsewhere, in its own spread
     agreement: float = Field(0.3, ge=0, le=1)  # of the mask with what visibly changed
     margin: NonNegativeInt = 12  # pixels around the mask that may change
     smallest: PositiveInt = 6  # pixels of a mask
@@ -68,7 +70,7 @@ class Memory:
     """The real defects that a generator has learned from, as features, and how near is a copy.
 
     Attributes:
-        features: float32 (n, d), a row for each real defect and each of its mirror images.
+        features: float32 (n, d), rows for each real defect, its mirror images and masks a pixel wider.
         limit: a sample nearer to one of them is a copy.
     """
 
@@ -87,10 +89,13 @@ class Memory:
             ValueError: fewer than two defects.
         """
         features = features or PatchFeatures()
-        squares = [_isolated(one.image, one.mask, Look.of(one.image, one.mask)) for one in real]
-        plain = features(squares)
-        mirrored = [features([square[turn] for square in squares]) for turn in _MIRRORED]
-        return cls(np.concatenate([plain, *mirrored]), near(plain))
+        rows = []
+        for by in (0, 1):  # a copy's mask seldom ends at the same pixel
+            squares = [
+                _isolated(one.image, grown(one.mask, by), Look.of(one.image, one.mask)) for one in real
+            ]
+            rows += [features([square[turn] for square in squares]) for turn in _MIRRORED]
+        return cls(np.concatenate(rows), near(rows[0]))
 
     def distance(self, seen: Float[NDArray[np.float32], "n d"]) -> Float[NDArray[np.float64], " n"]:
         """Of each row to the nearest real defect."""
@@ -118,11 +123,15 @@ class QualityGate:
             return "too large"
         if (sample.image != sample.cloth)[~grown(mask, settings.margin)].any():
             return "background changed"
+        return self._unseen(sample) or ("copy" if self._copied(sample) else None)
+
+    def _unseen(self, sample: Sample) -> str | None:
+        settings = self._settings
         if visibility(sample) < settings.visible:
             return "invisible"
-        if agreement(mask, changed(sample.cloth, sample.image)) < settings.agreement:
+        if agreement(sample.mask, changed(sample.cloth, sample.image)) < settings.agreement:
             return "mask does not fit"
-        return "copy" if self._copied(sample) else None
+        return "like good cloth" if strangeness(sample) < settings.unusual else None
 
     def _copied(self, sample: Sample) -> bool:
         if self._memory is None:
@@ -143,23 +152,75 @@ def visibility(sample: Sample) -> float:
         0 for no change; about 1 where an attentive eye begins to see it.
     """
     change = sample.image.astype(np.float32) - sample.cloth
-    grey = sample.cloth.mean(axis=2, dtype=np.float32)
-    texture = grey - cv2.blur(grey, (25, 25))
+    texture = _texture(sample.cloth)
     best = 0.0
     for sigma in _SCALES:
-        own = cv2.GaussianBlur(texture, (0, 0), sigma)
-        deviation = max(1.4826 * float(np.median(np.abs(own - np.median(own)))), 0.7)
+        deviation = _spread(np.asarray(cv2.GaussianBlur(texture, (0, 0), sigma), np.float32))
         seen = cv2.GaussianBlur(change, (0, 0), sigma)[sample.mask]
         strength = float(np.sqrt(np.square(seen).mean(axis=0).max()))  # of the colour that changed most
         best = max(best, strength / deviation)
     return best
 
 
-_MIRRORED = (np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1])
+def strangeness(sample: Sample) -> float:
+    """How far the masked cloth is from what the cloth is elsewhere, whatever was there before.
+
+    A generator that weaves new cloth where the old was changes every pixel and makes no defect. Tone at
+    several scales, colour and liveliness of the texture are compared by the upper quartile of their distance
+    from the cloth's median, within the mask after and in the whole window before; the clearest counts.
+
+    Returns:
+        about 1 for good cloth.
+    """
+    best = 0.0
+    for before, after in zip(_maps(sample.cloth), _maps(sample.image), strict=True):
+        middle, spread = np.median(before), _spread(before)
+        usual = max(float(np.quantile(np.abs(before - middle), 0.75)) / spread, 0.3)
+        best = max(best, float(np.quantile(np.abs(after[sample.mask] - middle), 0.75)) / spread / usual)
+    return best
+
+
+def _maps(image: Picture) -> list[NDArray[np.float32]]:
+    """What is seen of a cloth: tone at each scale, liveliness, and two differences of colours."""
+    texture = _texture(image)
+    red, green, blue = cv2.split(image.astype(np.float32))
+    return [
+        *(cv2.GaussianBlur(texture, (0, 0), sigma) for sigma in _SCALES),
+        np.sqrt(cv2.GaussianBlur(texture * texture, (0, 0), 2.0)),
+        *(cv2.GaussianBlur(one - other, (0, 0), 1.5) for one, other in ((red, green), (blue, green))),
+    ]
+
+
+def _texture(image: Picture) -> NDArray[np.float32]:
+    """Grey levels, lighting left out."""
+    grey = image.mean(axis=2, dtype=np.float32)
+    return np.asarray(grey - cv2.blur(grey, (25, 25)))
+
+
+def _spread(values: NDArray[np.float32]) -> float:
+    """Deviation, from the median: a selvedge or a seam in the window does not widen it."""
+    return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 0.7)
+
+
+_MIRRORED = (np.s_[:, :], np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1])
 
 
 def _isolated(image: Picture, mask: Mask, look: Look) -> Picture:
-    """The square around a defect as it differs from its cloth, the cloth itself made an even grey."""
-    cut, own = around(image, mask, _SIDE)
-    plain = ((look.encode(cut) + 1) * 127.5).transpose(1, 2, 0).astype(np.uint8)
-    return np.where(grown(own, _RIM)[..., None], plain, np.uint8(127))
+    """A defect as it differs from its cloth, filling a square, the cloth around it made an even grey.
+
+    Only so is a copy known in another cloth, at another place. Of a defect longer than the square its
+    middle is taken.
+    """
+    rows, columns = np.nonzero(mask)
+    extent = max(np.ptp(rows), np.ptp(columns)) + 1
+    centre = [(places.min() + places.max()) / 2 for places in (columns, rows)]
+    if extent > _SIDE:
+        nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+        centre = [columns[nearest], rows[nearest]]
+    zoom = _SIDE / float(np.clip(extent + 4, _LEAST, _SIDE))
+    matrix = np.array([[zoom, 0, 0], [0, zoom, 0]])
+    matrix[:, 2] = (_SIDE - 1) / 2 - zoom * np.array(centre, float)
+    plain = ((look.encode(image) + 1) * 127.5).transpose(1, 2, 0)
+    plain = np.where(mask[..., None], plain, np.float32(127.5))
+    square = cv2.warpAffine(plain, matrix, (_SIDE, _SIDE), borderValue=(127.5,) * 3)
+    return np.asarray(square, np.uint8)
