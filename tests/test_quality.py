@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loomsight.evaluation.fidelity import grown
+from loomsight.evaluation.fidelity import Memory, grown
 from loomsight.fabric.types import Mask, Picture
 from loomsight.loom import DRAWN_KINDS, ClothSpec, draw_defect, weave
 from loomsight.synthesis.paste import DefectPart, cut_parts, paste
 from loomsight.synthesis.patches import Look
-from loomsight.synthesis.quality import GateSettings, Memory, QualityGate, visibility
+from loomsight.synthesis.quality import GateSettings, QualityGate, visibility
 from loomsight.synthesis.samples import Sample
 
 GATE = QualityGate()

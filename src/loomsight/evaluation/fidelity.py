@@ -10,8 +10,8 @@ Made samples are compared with real defects of the same fabric on square patches
   background is diverse too: read it beside the next.
 * **Background error**: grey levels by which the cloth outside the mask was changed.
 * **Mask agreement**: how well the mask is the region that visibly changed.
-* **Memorised**: the share of samples that are nearer to a training patch than 95 % of the training patches
-  are to one another. A generator that invents has 0.05.
+* **Memorised**: the share of samples whose defect, taken out of its cloth, is nearer to a training defect
+  than 95 % of the training defects are to one another. A generator that invents has 0.05 or less.
 
 The features are pooled activations of EfficientNet-Lite0, not of the Inception network that others use:
 figures are comparable with each other and with nobody else's, and carry the features' name.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import cv2
 import numpy as np
@@ -36,21 +36,29 @@ if TYPE_CHECKING:
 TOLERANCE = 2
 """A mask may be this many pixels off: its edge is a matter of opinion."""
 USUAL = 0.05
-"""The share of independent samples that count as memorised."""
+"""The share of training defects that are as near to another as a copy would be."""
 
+_SIDE = 64  # pixels of the square in which defects are compared
+_LEAST = 12  # pixels: a smaller defect is enlarged no further than one of this size
+_MIRRORED = (np.s_[:, :], np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1])
 _BATCH = 64  # patches that the network sees at a time
 _LEVELS = {"stride 4": 1, "stride 8": 2, "stride 16": 3}  # of EfficientNet-Lite0, see its `strides`
 
 
-class Made(Protocol):
-    """A made sample: the cloth before and after, uint8 HWC RGB, and the bool HW mask of the defect."""
+class Defect(Protocol):
+    """A picture with a defect, uint8 HWC RGB, and the defect's bool HW mask."""
 
-    @property
-    def cloth(self) -> Picture: ...
     @property
     def image(self) -> Picture: ...
     @property
     def mask(self) -> Mask: ...
+
+
+class Made(Defect, Protocol):
+    """A made defect, and the cloth, uint8 HWC RGB, as it was before."""
+
+    @property
+    def cloth(self) -> Picture: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class Fidelity:
         diversity: mean feature distance within clusters; None when no cluster has two samples.
         background_error: mean absolute difference in grey levels outside the mask, over samples.
         mask_agreement: mean over samples, in [0, 1]; 1: the mask is what changed.
-        memorised: share of samples, in [0, 1]; ``USUAL`` if nothing is. None without training patches.
+        memorised: share of samples, in [0, 1]; ``USUAL`` if nothing is. None without a memory.
         samples, real: how many of each.
         features: the name of the features.
     """
@@ -116,12 +124,52 @@ def _pooled(level: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
     return pooled / (pooled.square().mean(1, keepdim=True).sqrt() + 1e-6)
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The real defects that a generator has learned from, as features, and how near is a copy.
+
+    A defect is compared as it differs from its own cloth, which is made an even grey, enlarged to fill a
+    square: only so is a copy known in another cloth, at another place. Of one longer than 64 pixels its
+    middle is compared. A copy that was turned or resized is another defect.
+
+    Attributes:
+        features: float32 (n, d), rows for each real defect, its mirror images and masks a pixel wider.
+        limit: a sample nearer to one of them is a copy.
+    """
+
+    features: Float[NDArray[np.float32], "n d"]
+    limit: float
+
+    @classmethod
+    def of(cls, real: Sequence[Defect], features: PatchFeatures | None = None) -> Self:
+        """Remember real defects.
+
+        Args:
+            real: with some of their own cloth, every one once: the limit is the distance that one in
+                twenty of them has to its nearest other.
+
+        Raises:
+            ValueError: fewer than two defects.
+        """
+        features = features or PatchFeatures()
+        rows = []
+        for by in (0, 1):  # a copy's mask seldom ends at the same pixel
+            squares = [isolated(one.image, grown(one.mask, by), *_look(one.image[~one.mask])) for one in real]
+            rows += [features([square[turn] for square in squares]) for turn in _MIRRORED]
+        return cls(np.concatenate(rows), near(rows[0]))
+
+    def copies(self, made: Sequence[Made], features: PatchFeatures) -> NDArray[np.bool_]:
+        """For each sample, none with an empty mask, whether it is a copy."""
+        squares = [isolated(one.image, one.mask, *_look(one.cloth.reshape(-1, 3))) for one in made]
+        return np.asarray(distances(features(squares), self.features).min(axis=1) < self.limit)
+
+
 def measure_fidelity(
     made: Sequence[Made],
-    real: Sequence[tuple[Picture, Mask]],
+    real: Sequence[Defect],
     rng: np.random.Generator,
     *,
-    training: Sequence[tuple[Picture, Mask]] = (),
+    memory: Memory | None = None,
     features: PatchFeatures | None = None,
     size: int = 64,
 ) -> Fidelity:
@@ -131,7 +179,7 @@ def measure_fidelity(
         made: samples, of which those with an empty mask are no samples.
         real: pictures, uint8 HWC RGB, with one defect each, as the made ones should look.
         rng: draws the subsets of KID.
-        training: pictures with one defect each that the generator has learned from, none of them twice.
+        memory: of the defects that the generator has learned from.
         features: kept from an earlier call.
         size: pixels a side of the patches.
 
@@ -141,18 +189,15 @@ def measure_fidelity(
     features = features or PatchFeatures()
     made = [one for one in made if one.mask.any()]
     seen = features([around(one.image, one.mask, size)[0] for one in made])
-    true = features([around(image, mask, size)[0] for image, mask in real])
+    true = features([around(one.image, one.mask, size)[0] for one in real])
     value, deviation = kid(seen, true, rng)
-    memorised = None
-    if len(training) > 1:
-        memorised = memorisation(seen, features([around(image, mask, size)[0] for image, mask in training]))
     return Fidelity(
         kid=value,
         kid_deviation=deviation,
         diversity=diversity(seen, true),
         background_error=float(np.mean([background_error(one.cloth, one.image, one.mask) for one in made])),
         mask_agreement=float(np.mean([agreement(one.mask, changed(one.cloth, one.image)) for one in made])),
-        memorised=memorised,
+        memorised=float(memory.copies(made, features).mean()) if memory else None,
         samples=len(made),
         real=len(true),
         features=features.name,
@@ -183,6 +228,36 @@ def around(image: Picture, mask: Mask, size: int = 64) -> tuple[Picture, Mask]:
         cut = np.pad(cut, (*missing, (0, 0)), "symmetric")
         own = np.pad(own, missing)
     return np.ascontiguousarray(cut), np.ascontiguousarray(own)
+
+
+def isolated(image: Picture, mask: Mask, mean: NDArray[np.float32], gain: float) -> Picture:
+    """A defect as it differs from its cloth, enlarged to fill a square of 64 pixels, grey around it.
+
+    Args:
+        image: uint8 HWC RGB.
+        mask: bool HW, not empty.
+        mean: float32 (3,), grey levels of the cloth, which become mid-grey.
+        gain: how much the contrast is raised.
+    """
+    rows, columns = np.nonzero(mask)
+    extent = max(np.ptp(rows), np.ptp(columns)) + 1
+    centre = [(places.min() + places.max()) / 2 for places in (columns, rows)]
+    if extent > _SIDE:
+        nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
+        centre = [columns[nearest], rows[nearest]]
+    zoom = _SIDE / float(np.clip(extent + 4, _LEAST, _SIDE))
+    matrix = np.array([[zoom, 0, 0], [0, zoom, 0]])
+    matrix[:, 2] = (_SIDE - 1) / 2 - zoom * np.array(centre, float)
+    plain = np.clip((image.astype(np.float32) - mean) * gain + 127.5, 0, 255)
+    plain = np.where(mask[..., None], plain, np.float32(127.5))
+    square = cv2.warpAffine(plain, matrix, (_SIDE, _SIDE), borderValue=(127.5,) * 3)
+    return np.asarray(square, np.uint8)
+
+
+def _look(cloth: Picture) -> tuple[NDArray[np.float32], float]:
+    """Mean and gain of a cloth's pixels (n, 3), as generators see cloth: all with about one contrast."""
+    values = cloth.astype(np.float32)
+    return values.mean(axis=0), float(np.clip(24 / (values.mean(axis=1).std() + 1), 0.6, 2.5))
 
 
 def squared_mmd(first: Float[NDArray[np.float32], "n d"], second: Float[NDArray[np.float32], "m d"]) -> float:
@@ -243,18 +318,6 @@ def diversity(
             apart = distances(cluster, cluster)
             means.append(apart.sum() / (len(cluster) * (len(cluster) - 1)))
     return float(np.mean(means)) if means else None
-
-
-def memorisation(
-    made: Float[NDArray[np.float32], "n d"], training: Float[NDArray[np.float32], "m d"]
-) -> float:
-    """The share of samples nearer to a training patch than all but 5 % of those are to their nearest other.
-
-    Raises:
-        ValueError: fewer than two training patches.
-    """
-    limit = near(training)
-    return float((distances(made, training).min(axis=1) < limit).mean())
 
 
 def near(training: Float[NDArray[np.float32], "m d"]) -> float:

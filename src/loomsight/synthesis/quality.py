@@ -12,36 +12,21 @@ copy                   it is nearer to a real known defect than two different re
 =====================  ==================================================================================
 
 All but the last need the sample alone. That needs a
-:class:`Memory` of the real defects.
+:class:`~loomsight.evaluation.fidelity.Memory` of the real defects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
-
 import cv2
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from loomsight.config import Config
-from loomsight.evaluation.fidelity import (
-    PatchFeatures,
-    agreement,
-    changed,
-    distances,
-    grown,
-    near,
-)
-from loomsight.fabric.types import Mask, Picture
-from loomsight.synthesis.patches import Look
+from loomsight.evaluation.fidelity import Memory, PatchFeatures, agreement, changed, grown
+from loomsight.fabric.types import Picture
 from loomsight.synthesis.samples import Sample
 
-_SIDE = 64  # pixels of the square in which defects are compared
-_LEAST = 12  # pixels: a smaller defect is not enlarged further than if it were so large
 _SCALES = (1.0, 1.5, 3.0)  # pixels: as fine as a yarn, and as an eye that does not resolve the weave
 
 
@@ -54,52 +39,6 @@ class GateSettings(Config):
     margin: NonNegativeInt = 12  # pixels around the mask that may change
     smallest: PositiveInt = 6  # pixels of a mask
     largest: float = Field(0.6, gt=0, le=1)  # share of the window
-
-
-class RealDefect(Protocol):
-    """A real defect with some of its own cloth: uint8 HWC RGB and its bool HW mask."""
-
-    @property
-    def image(self) -> Picture: ...
-    @property
-    def mask(self) -> Mask: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The real defects that a generator has learned from, as features, and how near is a copy.
-
-    Attributes:
-        features: float32 (n, d), rows for each real defect, its mirror images and masks a pixel wider.
-        limit: a sample nearer to one of them is a copy.
-    """
-
-    features: Float[NDArray[np.float32], "n d"]
-    limit: float
-
-    @classmethod
-    def of(cls, real: Sequence[RealDefect], features: PatchFeatures | None = None) -> Self:
-        """Remember real defects.
-
-        Args:
-            real: every defect once, as :func:`loomsight.synthesis.paste.cut_parts` cuts them: the limit
-                is the distance that one in twenty of them has to its nearest other.
-
-        Raises:
-            ValueError: fewer than two defects.
-        """
-        features = features or PatchFeatures()
-        rows = []
-        for by in (0, 1):  # a copy's mask seldom ends at the same pixel
-            squares = [
-                _isolated(one.image, grown(one.mask, by), Look.of(one.image, one.mask)) for one in real
-            ]
-            rows += [features([square[turn] for square in squares]) for turn in _MIRRORED]
-        return cls(np.concatenate(rows), near(rows[0]))
-
-    def distance(self, seen: Float[NDArray[np.float32], "n d"]) -> Float[NDArray[np.float64], " n"]:
-        """Of each row to the nearest real defect."""
-        return np.asarray(distances(seen, self.features).min(axis=1))
 
 
 class QualityGate:
@@ -137,8 +76,7 @@ class QualityGate:
         if self._memory is None:
             return False
         self._features = self._features or PatchFeatures()
-        square = _isolated(sample.image, sample.mask, Look.of(sample.cloth))
-        return bool(self._memory.distance(self._features([square]))[0] < self._memory.limit)
+        return bool(self._memory.copies([sample], self._features)[0])
 
 
 def visibility(sample: Sample) -> float:
@@ -200,27 +138,3 @@ def _texture(image: Picture) -> NDArray[np.float32]:
 def _spread(values: NDArray[np.float32]) -> float:
     """Deviation, from the median: a selvedge or a seam in the window does not widen it."""
     return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 0.7)
-
-
-_MIRRORED = (np.s_[:, :], np.s_[::-1], np.s_[:, ::-1], np.s_[::-1, ::-1])
-
-
-def _isolated(image: Picture, mask: Mask, look: Look) -> Picture:
-    """A defect as it differs from its cloth, filling a square, the cloth around it made an even grey.
-
-    Only so is a copy known in another cloth, at another place. Of a defect longer than the square its
-    middle is taken.
-    """
-    rows, columns = np.nonzero(mask)
-    extent = max(np.ptp(rows), np.ptp(columns)) + 1
-    centre = [(places.min() + places.max()) / 2 for places in (columns, rows)]
-    if extent > _SIDE:
-        nearest = int(np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2))
-        centre = [columns[nearest], rows[nearest]]
-    zoom = _SIDE / float(np.clip(extent + 4, _LEAST, _SIDE))
-    matrix = np.array([[zoom, 0, 0], [0, zoom, 0]])
-    matrix[:, 2] = (_SIDE - 1) / 2 - zoom * np.array(centre, float)
-    plain = ((look.encode(image) + 1) * 127.5).transpose(1, 2, 0)
-    plain = np.where(mask[..., None], plain, np.float32(127.5))
-    square = cv2.warpAffine(plain, matrix, (_SIDE, _SIDE), borderValue=(127.5,) * 3)
-    return np.asarray(square, np.uint8)
