@@ -22,7 +22,7 @@ from loomsight.synthesis.texture_gan import (
     TextureGenerator,
     build_generator,
     clean_mask,
-    collate,
+    make_batch,
     mismatched,
     paste_patch,
     train_texture_gan,
@@ -31,7 +31,7 @@ from loomsight.training.loop import History
 
 CODE = 24
 TINY = TextureGanSettings(
-    code_size=CODE, code_dims=4, noise=8, widths=(24, 24, 16, 16, 12), judge=(8, 16, 24, 24), batch=8
+    code_size=CODE, code_dims=4, noise=8, widths=(24, 24, 16, 16), judge=(8, 16, 24, 24), batch=8
 )
 
 
@@ -165,7 +165,7 @@ def test_the_projection_travels_with_the_weights() -> None:
 
 
 def batch_of(count: int = 8) -> Batch:
-    return collate(patches().batch(0, count))
+    return make_batch(patches(), 0, count)
 
 
 def test_mismatched_pairs_are_real_patches_under_a_strange_code_or_mask() -> None:

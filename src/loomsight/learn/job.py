@@ -296,7 +296,7 @@ def _unfinished(history: History, tried: Sequence[Trial]) -> list[Doubt]:
         text = f"only {history.steps} training steps were done; {FEW_STEPS} or more make a sure network"
         return [Doubt("short", f"{text}: give more --minutes")]
     counts = sum((one.counts for one in tried), RegionCounts())
-    if counts.defects and counts.found < counts.defects / 2:
+    if counts.defects and counts.found < counts.defects / 3:
         text = f"only {counts.found} of {counts.defects} made defects are found at this threshold"
         return [Doubt("blind", f"{text}: give more --minutes, or more good cloth")]
     return []

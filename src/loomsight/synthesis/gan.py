@@ -215,6 +215,10 @@ class GanTask:
         nothing = torch.zeros(0, device=context.device)
         return nothing, nothing.long()
 
+    def more_for_generator(self, batch: Any, context: Context) -> Tensor | None:
+        """A further loss for G, if it has one: a reconstruction, for example."""
+        return None
+
     def step(self, batch: Any, context: Context) -> dict[str, Tensor]:
         real, fake = self.real(batch), self.fake(batch, context)
 
@@ -241,6 +245,9 @@ class GanTask:
         loss_g = generator_loss(
             self.objective, said_fake, self.score(real, batch, context).detach() if relative else None
         )
-        context.update(loss_g, "generator")
+        more = self.more_for_generator(batch, context)
+        if more is not None:
+            losses["more"] = more
+        context.update(loss_g if more is None else loss_g + more, "generator")
         self.discriminator.requires_grad_(True)
         return losses | {"generator": loss_g, "gap": (said_real.mean() - said_fake.mean()).detach()}

@@ -8,6 +8,11 @@ Koyama, cGANs with Projection Discriminator, ICLR 2018) and G by modulation (Per
 and D also sees real patches under a wrong code, and real patches with another patch's mask, which it must
 refuse (Reed et al., Generative Adversarial Text to Image Synthesis, ICML 2016).
 
+Labelled defects are few and time is short. So G also learns as the decoder of a variational autoencoder:
+an encoder turns a real patch and mask into a noise map, and G must give both back (Larsen et al.,
+Autoencoding beyond Pixels, ICML 2016). The likeness teaches it quickly what defects are, D that they look
+real. And what D judges is G's defect set on good cloth of the same fabric: G need not learn to weave.
+
 Patches are seen through a :class:`~loomsight.synthesis.patches.Look`: tanh, [−1, 1], 0 is the cloth's grey.
 
 Read top to bottom: the projection of codes, generator, discriminator, training step, training, and
@@ -50,12 +55,14 @@ class TextureGanSettings(Config):
     code_dims: PositiveInt = 16  # that are left of it
     code_noise: NonNegativeFloat = 0.15  # deviation of what is added to a code, for diversity
     noise: PositiveInt = 32  # channels of the noise map
-    widths: tuple[PositiveInt, ...] = (128, 128, 96, 48, 24)  # of the generator, at 1, 2, 4, 8, 16 px a cell
-    judge: tuple[PositiveInt, ...] = (24, 48, 96, 128)  # of the discriminator, at 1/2 … 1/16 of the size
+    widths: tuple[PositiveInt, ...] = (96, 96, 64, 32)  # of the generator, at 1, 2, 4, 8 places a cell
+    judge: tuple[PositiveInt, ...] = (16, 32, 64, 96)  # of D and the encoder, at 1/2 … 1/16 of the size
     objective: Objective = Objective.HINGE
-    lr: PositiveFloat = 2e-4
-    lr_discriminator: PositiveFloat = 4e-4
+    lr: PositiveFloat = 1e-3
+    lr_discriminator: PositiveFloat = 5e-4
     gamma: NonNegativeFloat = 0.1  # of the gradient penalty
+    likeness: NonNegativeFloat = 5.0  # of the autoencoder's loss, against the adversarial one
+    prior: NonNegativeFloat = 0.02  # of the divergence of its noise from N(0, 1), against the likeness
     batch: PositiveInt = 16
     ema: float = 0.995
 
@@ -156,8 +163,8 @@ class TextureGenerator(nn.Module):
         self.grow = nn.ModuleList(
             [_Modulated(a, b, condition) for a, b in zip(settings.widths, widths, strict=False)]
         )
-        self.out = nn.Conv2d(widths[-1], 4, 3, padding=1)
-        nn.init.constant_(self.out.bias[3:], -2.0)  # type: ignore[index]  # defects are small: begin by saying so
+        self.out = nn.Conv2d(widths[-1], 4, 3, padding=1)  # at the full size nothing else: it would cost most
+        nn.init.constant_(self.out.bias[3:], -2.0)  # type: ignore[index]  # defects are small: begin so
 
     def forward(
         self,
@@ -178,7 +185,7 @@ class TextureGenerator(nn.Module):
             x = block(x, c)
         for block in self.grow:
             x = block(F.interpolate(x, scale_factor=2.0, mode="nearest"), c)
-        x = self.out(x)
+        x = self.out(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return torch.cat((x[:, :3].tanh(), x[:, 3:].sigmoid()), 1)
 
 
@@ -212,6 +219,41 @@ class TextureDiscriminator(nn.Module):
         x = torch.cat((x, varies.expand(len(x), 1, *x.shape[2:])), 1)
         x = F.leaky_relu(self.last(x), 0.2).mean((2, 3)) * 4
         return self.judge(x)[:, 0] + (x * (self.code(codes) + self.shape(shapes))).sum(1)
+
+
+class Encoder(nn.Module):
+    """The autoencoder's other half: patch and mask → mean and log variance of a noise map."""
+
+    def __init__(self, settings: TextureGanSettings) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 4
+        for width in settings.judge:
+            layers += [nn.Conv2d(before, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+            before = width
+        self.features = nn.Sequential(*layers, nn.Conv2d(before, 2 * settings.noise, 3, padding=1))
+
+    def forward(
+        self, both: Float[Tensor, "n 4 s s"]
+    ) -> tuple[Float[Tensor, "n z h w"], Float[Tensor, "n z h w"]]:
+        mean, logarithm = self.features(both).chunk(2, 1)
+        return mean, logarithm.clamp(-8, 4)
+
+
+def likeness(
+    made: Float[Tensor, "n 4 s s"], both: Float[Tensor, "n 4 s s"], border: int = 2
+) -> Float[Tensor, ""]:
+    """How far G's patch is from the one it should give back.
+
+    Mean difference of the pictures within ``border`` pixels of the mask (elsewhere nobody will see it),
+    cross entropy of the masks and one less their Dice overlap.
+    """
+    mask = both[:, 3:]
+    near = F.max_pool2d(mask, 2 * border + 1, 1, border)
+    picture = ((made[:, :3] - both[:, :3]).abs() * near).sum() / (3 * near.sum() + 1)
+    said = made[:, 3:].clamp(1e-4, 1 - 1e-4)
+    overlap = 2 * (said * mask).sum((1, 2, 3)) / ((said + mask).sum((1, 2, 3)) + 1)
+    return picture + F.binary_cross_entropy(said, mask) + (1 - overlap.mean())
 
 
 def build_generator(settings: TextureGanSettings) -> TextureGenerator:
@@ -274,6 +316,9 @@ class TextureGanTask(GanTask):
             gamma=s.gamma,
         )
         self._settings, self._project = s, generator.project
+        self.encoder = Encoder(s)
+        self.networks = {**self.networks, "encoder": self.encoder}
+        self.optimizers["generator"].add_param_group({"params": list(self.encoder.parameters())})
 
     def real(self, batch: Batch) -> Float[Tensor, "n 4 s s"]:
         return batch["both"]
@@ -290,6 +335,19 @@ class TextureGanTask(GanTask):
     def score(self, images: Float[Tensor, "n 4 s s"], batch: Batch, context: Context) -> Float[Tensor, " n"]:
         seen = diff_augment(images, context.generator)
         return self.discriminator(seen, self._project(batch["code"]), batch["shape"])  # type: ignore[no-any-return]
+
+    def more_for_generator(self, batch: Batch, context: Context) -> Tensor | None:
+        """The autoencoder's loss."""
+        both, settings = batch["both"], self._settings
+        if not settings.likeness:
+            return None
+        mean, logarithm = self.encoder(both)
+        noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
+        made = self.generator(
+            mean + (0.5 * logarithm).exp() * noise, self._project(batch["code"]), batch["shape"]
+        )
+        divergence = 0.5 * (mean.square() + logarithm.exp() - 1 - logarithm).mean()
+        return settings.likeness * (likeness(made, both) + settings.prior * divergence)
 
     def more_negatives(self, batch: Batch, context: Context) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
         """Real patches that do not belong: under another fabric's code, or with another patch's mask."""
