@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/new_fabric.jsonl"))
     parser.add_argument("--bases", type=Path, default=Path("benchmarks/bases"), help="a base for each fold")
     parser.add_argument("--base-minutes", type=float, default=12.0, help="to train a base that is missing")
+    parser.add_argument("--base-diffusion", action="store_true", help="train diffusion in it too")
     parser.add_argument(
         "--report", action="store_true", help="print the table of the results file, run nothing"
     )
@@ -181,7 +182,7 @@ def fold_base(asked: argparse.Namespace, fold: Fold, known: list[LabelledPicture
     """The base of a fold, trained on its known fabrics if it is not there yet."""
     folder = asked.bases / fold.fabric
     if not folder.is_dir():
-        settings = BaseSettings(minutes=asked.base_minutes, diffusion=True, encoder="vgg16")
+        settings = BaseSettings(minutes=asked.base_minutes, diffusion=asked.base_diffusion, encoder="vgg16")
         train_base_on(
             known,
             out=folder,

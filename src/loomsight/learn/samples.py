@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loomsight.base import Base
+from loomsight.evaluation.fidelity import Memory
 from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.progress import Progress
-from loomsight.synthesis.quality import Memory, QualityGate
+from loomsight.synthesis.quality import QualityGate
 from loomsight.synthesis.recipe import Material, Recipe, TileMaker
 from loomsight.synthesis.samples import Bank, fill_bank
 
