@@ -100,4 +100,5 @@ def test_poisson_takes_hairlines_at_the_edge_of_their_cutting(
     part = DefectPart(rng.integers(0, 256, (*mask.shape, 3), np.uint8), mask, "a")
     cloth = rng.integers(0, 256, (64, 64, 3), np.uint8)
     image, found = poisson(part, cloth, rng)
-    assert image.shape == cloth.shape and found.shape == (64, 64)
+    assert image.shape == cloth.shape
+    assert found.shape == (64, 64)

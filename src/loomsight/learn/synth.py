@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, PositiveInt
 
 from loomsight import __version__
@@ -47,6 +49,8 @@ def synthesise(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make samples of a fabric and write ``out``: samples/, sheet.png and card.json, all or nothing.
+
+    The data set holds each sample and, as good cloth, the window that it was made in.
 
     Args:
         good: a folder, a glob or one picture of good cloth.
@@ -110,19 +114,21 @@ def synthesise(
         "note": "Made pictures: no camera saw these defects.",
     }
     with new_folder(out) as work:
-        write_dataset(
-            (
-                LabelledPicture(
-                    sample.image, sample.mask, types=(UNKNOWN,), fabric=fabric, source=f"made {number:05d}"
-                )
-                for number, sample in enumerate(bank.samples)
-            ),
-            work / "samples",
-            settings.layout,
-        )
+        write_dataset(_pictures(bank, fabric), work / "samples", settings.layout)
         write_png(work / "sheet.png", sample_sheet(bank, settings.arm))
         write_json(work / "card.json", card)
     return card
+
+
+def _pictures(bank: Bank, fabric: str) -> Iterator[LabelledPicture]:
+    """Each sample, and the good cloth that it was made in."""
+    for number, sample in enumerate(bank.samples):
+        name = f"{fabric} {number:05d}"
+        nothing = np.zeros(sample.mask.shape, np.bool_)
+        yield LabelledPicture(sample.cloth, nothing, fabric=fabric, source=f"{name} before")
+        yield LabelledPicture(
+            sample.image, sample.mask, types=(UNKNOWN,), fabric=fabric, source=f"{name} made"
+        )
 
 
 def sample_sheet(bank: Bank, arm: str) -> Any:

@@ -109,7 +109,7 @@ class Line:
 
 
 def yarn_line(ground: Ground, rng: np.random.Generator, width: float, *, stray: float = 1.0) -> Line:
-    """A nearly straight yarn along x through the defect's place, about as long as the defect, its ends ragged.
+    """A nearly straight yarn along x through the defect's place, as long as the defect, its ends ragged.
 
     Args:
         width: pixels, of the yarn in the mean.

@@ -218,7 +218,9 @@ class TextureDiscriminator(nn.Module):
         varies = (x.var(0, unbiased=False) + 1e-8).sqrt().mean()
         x = torch.cat((x, varies.expand(len(x), 1, *x.shape[2:])), 1)
         x = F.leaky_relu(self.last(x), 0.2).mean((2, 3)) * 4
-        return self.judge(x)[:, 0] + (x * (self.code(codes) + self.shape(shapes))).sum(1)
+        match = (x * (self.code(codes) + self.shape(shapes))).sum(1)
+        logit: Tensor = self.judge(x)[:, 0] + match
+        return logit
 
 
 class Encoder(nn.Module):
@@ -347,7 +349,8 @@ class TextureGanTask(GanTask):
             mean + (0.5 * logarithm).exp() * noise, self._project(batch["code"]), batch["shape"]
         )
         divergence = 0.5 * (mean.square() + logarithm.exp() - 1 - logarithm).mean()
-        return settings.likeness * (likeness(made, both) + settings.prior * divergence)
+        loss: Tensor = settings.likeness * (likeness(made, both) + settings.prior * divergence)
+        return loss
 
     def more_negatives(self, batch: Batch, context: Context) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
         """Real patches that do not belong: under another fabric's code, or with another patch's mask."""

@@ -1,0 +1,198 @@
+"""A base: trained on known fabrics, sealed, and used by learn and synth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loomsight import cli
+from loomsight.base import Base
+from loomsight.datasets import read_dataset
+from loomsight.errors import BaseWeightsError, DatasetError, UsageError
+from loomsight.fabric.images import read_image, write_png
+from loomsight.learn.base import BaseSettings, train_base, weave_fabrics
+from loomsight.learn.synth import SynthSettings, synthesise
+from loomsight.loom import ClothSpec, weave
+from loomsight.progress import Progress
+from loomsight.synthesis.diffusion import DiffusionSettings
+from loomsight.synthesis.fusion import FusionSettings
+from loomsight.synthesis.recipe import Recipe, arms_of
+from loomsight.synthesis.texture_gan import TextureGanSettings
+
+TINY = BaseSettings(
+    steps=6,
+    minutes=5,
+    woven=3,
+    diffusion=True,
+    encoder="lite0",
+    recipe=Recipe(tile=64, batch=2),
+    stage1=TextureGanSettings(code_dims=4, noise=8, widths=(16, 16, 12, 12), judge=(8, 8, 12, 12), batch=4),
+    stage2=FusionSettings(width=8, batch=2),
+    painter=DiffusionSettings(channels=(32, 32), code_size=4, batch=2, sampling_steps=2),
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return train_base(None, out=tmp_path_factory.mktemp("base") / "base", settings=TINY)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("cloth") / "good", np.random.default_rng(5)
+    for number in range(3):
+        write_png(folder / f"{number}.png", weave(ClothSpec(), 192, 192, rng).image)
+    return folder
+
+
+def test_a_base_opens_again_with_all_its_generators_and_says_where_it_comes_from(base: Base) -> None:
+    again = Base.open(base.folder)
+    assert again.arms == ("stage1", "stage1+2", "diffusion")
+    assert again.card.provenance["known"] == "3 fabrics that the loom wove"
+    assert again.card.provenance["seed"] == 0
+    cloth, code = [np.full((96, 96, 3), 128, np.uint8)] * 2, np.zeros(again.card.code_size, np.float32)
+    for arm in again.arms:
+        samples = again.generator(arm).make(cloth, code, np.random.default_rng(0))
+        assert [sample.origin for sample in samples] == [arm, arm]
+
+
+def test_the_weights_lie_in_half_precision(base: Base) -> None:
+    import safetensors.numpy
+
+    for name in ("segmenter", "stage1", "stage2", "diffusion"):
+        stored = safetensors.numpy.load_file(base.folder / f"{name}.safetensors")
+        assert any(value.dtype == np.float16 for value in stored.values())
+
+
+def test_a_flipped_bit_in_any_file_is_named(base: Base, tmp_path: Path) -> None:
+    import shutil
+
+    for path in sorted(base.folder.iterdir()):
+        copy = tmp_path / path.name / "base"
+        shutil.copytree(base.folder, copy)
+        data = bytearray((copy / path.name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / path.name).write_bytes(data)
+        with pytest.raises(BaseWeightsError, match="damaged"):
+            Base.open(copy)
+
+
+def test_what_is_no_base_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BaseWeightsError, match="does not exist"):
+        Base.open(tmp_path / "nowhere")
+    with pytest.raises(BaseWeightsError, match="this is no base"):
+        Base.open(tmp_path)
+    (tmp_path / "text.txt").write_text("mine")
+    with pytest.raises(UsageError, match="it is no base"):
+        train_base(None, out=tmp_path, settings=TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_known_fabrics_without_masks_are_no_ground_for_a_base(good: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError):
+        train_base(tmp_path / "empty", out=out, settings=TINY)
+    assert not out.exists()
+
+
+def test_synth_writes_a_data_set_that_reads_back_with_its_masks_sheet_and_card(
+    base: Base, good: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "samples"
+    settings = SynthSettings(count=5, arm="diffusion", gate=False, size=96)
+    card = synthesise(good, out=out, base=base.folder, settings=settings, progress=Progress())
+    items = read_dataset(out / "samples")
+    assert card["samples"] == 5
+    assert sum(item.good for item in items) == 5  # the cloth before
+    defective = [item for item in items if not item.good]
+    assert len(defective) == 5
+    for item in defective:
+        picture = item.load()
+        assert picture.image.shape == (96, 96, 3)
+        assert picture.mask is not None
+        assert picture.mask.any()
+    assert read_image(out / "sheet.png").ndim == 3
+    stored = json.loads((out / "card.json").read_text())
+    assert stored["arm"] == "diffusion"
+    assert stored["base"]["provenance"]["known"] == "3 fabrics that the loom wove"
+
+
+def test_samples_that_are_not_good_enough_are_counted_and_nothing_is_left(
+    base: Base, good: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="rejected"):  # a generator of six steps makes nothing visible
+        synthesise(
+            good,
+            out=tmp_path / "out",
+            base=base.folder,
+            settings=SynthSettings(count=2, arm="stage1", size=96),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("synth", "GOOD", "--out", "o", "--arm", "stage"), "bad --arm"),
+        (("synth", "GOOD", "--out", "o", "--layout", "cocoa"), "the nearest is coco"),
+        (("synth", "GOOD", "--out", "o", "--n", "0"), "bad --n"),
+        (("synth", "nowhere", "--out", "o"), "nowhere"),
+        (("train", "base", "--out", "o", "--known", "nowhere"), "there is no such folder"),
+        (("train", "base", "--out", "o", "--minutes", "0"), "bad --minutes"),
+        (("learn", "GOOD", "--name", "x", "--base", "nowhere"), "no such base"),
+        (("learn", "GOOD", "--name", "x", "--recipe", "stage3"), "the nearest is stage1"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_nothing_is_written(
+    words: tuple[str, ...],
+    said: str,
+    *,
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(good) if word == "GOOD" else word for word in words])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("loomsight: ")]
+    assert left.value.code in (2, 3)
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_learn_takes_the_samples_of_a_base_and_says_when_none_is_good_enough(
+    base: Base, good: Path, tmp_path: Path
+) -> None:
+    from loomsight.learn.job import LearnSettings, learn
+
+    told: list[str] = []
+
+    class Told(Progress):
+        def say(self, text: str) -> None:
+            told.append(text)
+
+    settings = LearnSettings(
+        steps=3, minutes=1, recipe=Recipe(tile=96, batch=2, arms=("stage1", "diffusion"))
+    )
+    out = tmp_path / "p"
+    profile = learn(good, name="p", out=out, base=base.folder, settings=settings, progress=Told())
+    assert any("no sample by" in line and "stage1" in line for line in told)
+    assert "stage1" not in profile.card.recipe["arms"]  # type: ignore[operator]
+
+
+def test_fabrics_from_the_loom_have_good_and_defective_pictures_and_repeat() -> None:
+    first, second = weave_fabrics(2, 0, Progress()), weave_fabrics(2, 0, Progress())
+    assert [bool(picture.mask.any()) for picture in first[:4]] == [False, True, False, True]  # type: ignore[union-attr]
+    assert all((a.image == b.image).all() for a, b in zip(first, second, strict=True))
+
+
+def test_recipes_are_read_as_they_are_written() -> None:
+    assert arms_of("drawn+stage1+2") == ("drawn", "stage1+2")
+    assert arms_of("stage1+drawn") == ("stage1", "drawn")
+    assert arms_of("stage1+2") == ("stage1+2",)
