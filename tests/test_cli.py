@@ -60,7 +60,7 @@ def test_help_of_no_command_loads_what_only_its_work_needs() -> None:
 def test_every_command_has_help_with_a_summary_and_examples(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (name, "check") if name == "data" else (name,)
+    words = (name, *{"data": ("check",), "train": ("base",)}.get(name, ()))
     code, out, err = run(capsys, *words, "--help")
     assert (code, err) == (0, "")
     assert f"Usage: loomsight {' '.join(words)}" in out

@@ -41,8 +41,8 @@ def synth(
 ) -> None:
     """Make pictures of good cloth with defects, and their masks.
 
-    The data set also holds the good cloth that each was made in. Beside it lie sheet.png, a contact sheet of samples and rejected ones, and card.json, which
-    says how they were made.
+    The data set also holds the good cloth that each was made in. Beside it lie sheet.png, a contact sheet
+    of samples and rejected ones, and card.json, which says how they were made.
 
     Examples:
       loomsight synth good/ --out samples

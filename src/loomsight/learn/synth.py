@@ -26,6 +26,7 @@ from loomsight.texture.gram import TextureEncoder
 
 MOST_GOOD = 100  # pictures of good cloth in memory
 CODED = 8  # of them whose texture codes are averaged
+FABRIC = "cloth"  # its name in the data set
 _SHOWN, _REJECTED = 40, 20  # samples on the sheet
 
 
@@ -93,7 +94,6 @@ def synthesise(
             why=f"rejected: {why}",
             do="train a base longer, or look at the samples with --no-gate",
         )
-    fabric = Path(good).name if Path(good).is_dir() else "cloth"
     card = {
         "program": f"loomsight {__version__}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -114,20 +114,20 @@ def synthesise(
         "note": "Made pictures: no camera saw these defects.",
     }
     with new_folder(out) as work:
-        write_dataset(_pictures(bank, fabric), work / "samples", settings.layout)
+        write_dataset(_pictures(bank), work / "samples", settings.layout)
         write_png(work / "sheet.png", sample_sheet(bank, settings.arm))
         write_json(work / "card.json", card)
     return card
 
 
-def _pictures(bank: Bank, fabric: str) -> Iterator[LabelledPicture]:
+def _pictures(bank: Bank) -> Iterator[LabelledPicture]:
     """Each sample, and the good cloth that it was made in."""
     for number, sample in enumerate(bank.samples):
-        name = f"{fabric} {number:05d}"
+        name = f"{FABRIC} {number:05d}"
         nothing = np.zeros(sample.mask.shape, np.bool_)
-        yield LabelledPicture(sample.cloth, nothing, fabric=fabric, source=f"{name} before")
+        yield LabelledPicture(sample.cloth, nothing, fabric=FABRIC, source=f"{name} before")
         yield LabelledPicture(
-            sample.image, sample.mask, types=(UNKNOWN,), fabric=fabric, source=f"{name} made"
+            sample.image, sample.mask, types=(UNKNOWN,), fabric=FABRIC, source=f"{name} made"
         )
 
 
