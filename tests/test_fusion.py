@@ -16,16 +16,15 @@ from loomsight.synthesis.fusion import (
     CompositeMaker,
     FusionNetwork,
     FusionSettings,
-    Stage12,
     build_fusion,
-    continued,
     fuse,
     hinge_reconstruction,
-    refine_mask,
     region_around,
     train_fusion,
 )
+from loomsight.synthesis.multistage import Stage12, refine_mask
 from loomsight.synthesis.patches import PatchMaker
+from loomsight.synthesis.repeat import continued
 from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
 
 SMALL = FusionSettings(width=8, batch=4)

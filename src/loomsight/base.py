@@ -165,7 +165,8 @@ class Base:
             BaseWeightsError: the base has none, or its weights are of another network.
         """
         from loomsight.synthesis.diffusion import DiffusionSettings, DiffusionStage, build_diffusion
-        from loomsight.synthesis.fusion import FusionSettings, Stage12, build_fusion
+        from loomsight.synthesis.fusion import FusionSettings, build_fusion
+        from loomsight.synthesis.multistage import Stage12
         from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
 
         self.check_arm(arm)

@@ -4,9 +4,10 @@ A hard paste has a seam, and its threads do not meet the cloth's. So a window ar
 the defect alone is pasted into it, and the fusion network T repairs the composite: the threads run up to
 the defect and through it (Liu et al., Multistage GAN for Fabric Defect Detection, IEEE TIP 29, 2020).
 
-Where the paper's window is empty, here the cloth's own repeat continues into it (:func:`continued`): a weave
-is periodic, and a network that does not have to reinvent it can be small and learn its seams in minutes.
-From an empty window it made a grey halo around each defect, which a segmenter would have learned.
+Where the paper's window is empty, here the cloth's own repeat continues into it
+(:func:`~loomsight.synthesis.repeat.continued`): a weave is periodic, and a network that does not have to
+reinvent it can be small and learn its seams in minutes. From an empty window it made a grey halo around each
+defect, which a segmenter would have learned.
 
 T learns from known fabrics, whose patches with a real defect it must give back. It sees
 
@@ -17,8 +18,8 @@ T learns from known fabrics, whose patches with a real defect it must give back.
 
 Everything happens in the cloth's own :class:`~loomsight.synthesis.patches.Look`, where 0 is its mean.
 
-Read top to bottom: the networks, the composite, the losses and the task, training, the refined mask, and
-:class:`Stage12`, which makes the samples.
+Read top to bottom: the networks, the composite, the losses and the task, training. The samples are made in
+:mod:`~loomsight.synthesis.multistage`.
 """
 
 from __future__ import annotations
@@ -34,27 +35,22 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from scipy import ndimage
 from torch import Tensor, nn
 
 from loomsight.backbones import efficientnet_lite, vgg
 from loomsight.config import Config
-from loomsight.fabric.images import to_grey, to_rgb
-from loomsight.fabric.types import Mask, Picture
+from loomsight.fabric.types import Mask
 from loomsight.progress import Progress
 from loomsight.synthesis.gan import Objective, discriminator_loss, generator_loss, spectral
-from loomsight.synthesis.patches import SHAPES, DefectPatch, Look, PatchMaker
-from loomsight.synthesis.samples import Sample
+from loomsight.synthesis.patches import DefectPatch, Look, PatchMaker
+from loomsight.synthesis.repeat import continued
 from loomsight.synthesis.texture_gan import clean_mask
 from loomsight.training.loop import History, TrainSettings, fit
 
 if TYPE_CHECKING:
     from loomsight.training.task import Context
 
-_DILATION = (4, 10)  # pixels that the blanked region reaches beyond the mask, at least and at most
-_SPAN = (0.7, 1.5)  # how much smaller or larger than generated a defect is set in
-_REACH = 32  # pixels around the region in which the cloth's repeat is looked for
-_SHORTEST = 5  # pixels of a shift, at least: all cloth agrees with itself a pixel away
+DILATION = (4, 10)  # pixels that the blanked region reaches beyond the mask, at least and at most
 
 
 class FusionSettings(Config):
@@ -168,62 +164,6 @@ def region_around(mask: Mask, dilation: int) -> Mask:
     """The window to blank: the mask dilated by a disk of ``dilation`` pixels."""
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilation + 1, 2 * dilation + 1))
     return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
-
-
-def continued(
-    cloth: Float[NDArray[np.float32], "3 h w"], region: Mask
-) -> Float[NDArray[np.float32], "3 h w"]:
-    """The cloth with nothing left of what was in the region, and its own repeat there instead.
-
-    Pixels are taken from the same place one repeat, or several, away: the cloth is shifted so that what
-    lies around the region agrees best with itself (masked autocorrelation), and by the next best shift
-    where that one has no cloth to give. What no shift reaches is 0, the cloth's mean.
-    """
-    out = np.where(region, np.float32(0), cloth)
-    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
-    if not len(rows):
-        return out
-    near = (
-        slice(max(0, int(rows[0]) - _REACH), int(rows[-1]) + 1 + _REACH),
-        slice(max(0, int(columns[0]) - _REACH), int(columns[-1]) + 1 + _REACH),
-    )
-    part, known = out[:, near[0], near[1]], ~region[near]  # a view: what is filled there is filled in ``out``
-    missing = ~known
-    for shift in _repeats(part.mean(0), known):
-        (y, from_y), (x, from_x) = (_overlap(n, by) for n, by in zip(known.shape, shift, strict=True))
-        take = missing[y, x] & known[from_y, from_x]
-        part[:, y, x][:, take] = part[:, from_y, from_x][:, take]
-        missing[y, x] &= ~take
-        if not missing.any():
-            break
-    return out
-
-
-def _repeats(grey: NDArray[np.float32], known: Mask, *, most: int = 24) -> list[tuple[int, int]]:
-    """Shifts (down, right) under which the known part of a picture agrees with itself, the best first."""
-    size = [cv2.getOptimalDFTSize(2 * n) for n in grey.shape]
-    weight = known.astype(np.float32)
-    one, first, square = (np.fft.rfft2(weight * values, size) for values in (1, grey, grey * grey))
-
-    def correlation(a: NDArray[np.complex128], b: NDArray[np.complex128]) -> NDArray[np.float64]:
-        return np.fft.irfft2(np.conj(a) * b, size)
-
-    pairs = correlation(one, one)
-    differences = correlation(square, one) + correlation(one, square) - 2 * correlation(first, first)
-    cost = differences / np.maximum(pairs, 1)
-    down, right = (np.fft.fftfreq(n, 1 / n).round().astype(int) for n in size)
-    near = np.maximum(np.abs(down)[:, None], np.abs(right)[None]) < _SHORTEST
-    cost[near | (pairs < 0.08 * known.size)] = np.inf
-    # Minima only: the neighbours of a good shift are good too, and say nothing new.
-    places = np.argwhere((cost <= ndimage.minimum_filter(cost, 5, mode="wrap")) & np.isfinite(cost))
-    order = np.argsort(cost[tuple(places.T)], kind="stable")[:most]
-    return [(int(down[y]), int(right[x])) for y, x in places[order]]
-
-
-def _overlap(length: int, shift: int) -> tuple[slice, slice]:
-    """Where along a side p and p + shift both lie in the picture: slices for p and for p + shift."""
-    first, last = max(0, -shift), max(0, min(length, length - shift))
-    return slice(first, last), slice(first + shift, last + shift)
 
 
 def fuse(
@@ -357,7 +297,7 @@ class FusionTask:
 
 def _widened(mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
     """A mask with as much around it as a region has in the mean."""
-    reach = sum(_DILATION) // 2
+    reach = sum(DILATION) // 2
     return F.max_pool2d(mask, 2 * reach + 1, 1, reach)
 
 
@@ -444,7 +384,7 @@ class CompositeMaker:
                 defect, mask = seen[other], found[other].mask
             defect, mask = resized(defect, mask, rng, cloth.shape[1:])
             covered = mask
-        region = region_around(covered, int(rng.integers(_DILATION[0], _DILATION[1] + 1)))
+        region = region_around(covered, int(rng.integers(DILATION[0], DILATION[1] + 1)))
         masks = (mask[None].astype(np.float32), region[None].astype(np.float32))
         return cloth, continued(cloth, region), defect, *masks, np.asarray(own)
 
@@ -528,127 +468,3 @@ def train_fusion(
         about={"fusion": settings.model_dump(mode="json"), "stage1": stage1 is not None},
     )
     return network, history
-
-
-# ------------------------------------------------------------------------------------ the refined mask
-
-
-def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Mask:
-    """Where a defect is to be seen, from what changed.
-
-    The change, |after − before| smoothed, is measured against the cloth's own variation in the region:
-    a pixel of the mask that changed by less than a third of it is dropped, for nobody sees a defect there;
-    a pixel outside the mask that changed by more than twice as much, which threads that lie otherwise
-    do not, is added if it touches the defect.
-
-    Args:
-        before, after: uint8 HWC.
-        mask: bool HW, the defect as it was set in.
-        region: bool HW, what may have changed; the result never leaves it.
-    """
-    change = np.abs(after.astype(np.float32) - before).max(axis=2)
-    change = cv2.GaussianBlur(change, (0, 0), 1.0)
-    cloth = before[region].astype(np.float32)
-    own = max(6.0, float(cloth.std(axis=0).max())) if len(cloth) else 6.0
-    kept = (mask & region & (change > max(3.0, own / 3))).astype(np.uint8)
-    kept = cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(bool) & mask & region
-    strong = region & ((change > 2 * own) | kept)
-    _, labels = cv2.connectedComponents(strong.astype(np.uint8), connectivity=8)
-    return np.asarray(strong & np.isin(labels, np.unique(labels[kept])), bool)
-
-
-# ------------------------------------------------------------------------------------------ the samples
-
-
-class Stage12:
-    """Stages 1 and 2 together: a :class:`~loomsight.synthesis.samples.Generator`.
-
-    Args:
-        stage1: makes the defects.
-        network: T, trained.
-    """
-
-    name = "stage1+2"
-
-    def __init__(self, stage1: DefectSource, network: FusionNetwork) -> None:
-        self._stage1, self._network = stage1, network.eval()
-
-    def make(
-        self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
-    ) -> list[Sample]:
-        """One fused defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
-        shapes = [int(shape) for shape in rng.integers(len(SHAPES), size=len(cloth))]
-        # As large as stage 1 makes them by itself, so that the two arms differ by the fusion alone.
-        room = min(min(window.shape[:2]) for window in cloth)
-        sizes = [cells for cells in (4, 6, 8) if 16 * cells <= room] or [4]
-        share = np.array([0.7, 0.15, 0.15][: len(sizes)])
-        cells = int(rng.choice(sizes, p=share / share.sum()))
-        codes = np.repeat(code[None], len(cloth), 0)
-        made, likely = self._stage1.generate(codes, shapes, rng, cells=cells)
-        masks = [clean_mask(where) for where in likely]
-        use = [at for at, mask in enumerate(masks) if mask.any()]
-        placed = [resized(made[at], masks[at], rng, cloth[at].shape[:2], span=_SPAN) for at in use]
-        fused = dict(zip(use, set_in(self._network, [cloth[at] for at in use], placed, rng), strict=True))
-        samples = []
-        for at, (window, shape) in enumerate(zip(cloth, shapes, strict=True)):
-            image, mask = fused.get(at) or (window.copy(), np.zeros(window.shape[:2], bool))
-            samples.append(Sample(window, image, mask, shape, self.name))
-        return samples
-
-
-def set_in(
-    network: nn.Module,
-    cloth: Sequence[Picture],
-    defects: Sequence[tuple[Float[NDArray[np.float32], "3 h w"], Mask]],
-    rng: np.random.Generator,
-) -> list[tuple[Picture, Mask]]:
-    """Fuse each defect into its window.
-
-    Args:
-        cloth: uint8 HWC RGB windows of one size.
-        defects: in Look units, at their place in a picture of the same size, with their masks.
-        rng: decides how far around the mask T may change the cloth.
-
-    Returns:
-        For each, the picture and the refined mask. Outside the region the picture is the cloth bit for bit.
-    """
-    if not cloth:
-        return []
-    looks = [Look.of(window) for window in cloth]
-    seen = [look.encode(window) for look, window in zip(looks, cloth, strict=True)]
-    regions = [region_around(mask, int(rng.integers(_DILATION[0], _DILATION[1] + 1))) for _, mask in defects]
-    device = next(network.parameters()).device
-
-    def stacked(arrays: list[NDArray[np.float32]]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(device)
-
-    with torch.inference_mode():
-        _, fused = fuse(
-            network,
-            stacked(seen),
-            stacked([continued(one, region) for one, region in zip(seen, regions, strict=True)]),
-            defect=stacked([defect for defect, _ in defects]),
-            mask=stacked([mask[None].astype(np.float32) for _, mask in defects]),
-            region=stacked([region[None].astype(np.float32) for region in regions]),
-        )
-    made = []
-    rows = zip(cloth, looks, fused.float().cpu().numpy(), defects, regions, strict=True)
-    for window, look, repaired, (_, mask), region in rows:
-        new = look.decode(repaired)
-        if bool((window[..., :1] == window[..., 1:]).all()):  # a grey camera sees no colour
-            new = to_rgb(to_grey(new))
-        refined = refine_mask(window, np.where(region[..., None], new, window), mask, region)
-        made.append((_given_back(window, new, refined, region), refined))
-    return made
-
-
-def _given_back(cloth: Picture, new: Picture, mask: Mask, region: Mask) -> Picture:
-    """The new picture up to two pixels around the mask, fading into the cloth over three more.
-
-    What T wrote into the rest of the region is like the cloth, at best; the cloth itself is known.
-    """
-    if not mask.any():
-        return cloth.copy()
-    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    share = np.where(region, np.clip((6 - away) / 4, 0, 1), 0)[..., None]
-    return np.asarray(np.floor(cloth + share * (new.astype(np.float32) - cloth) + 0.5), np.uint8)
