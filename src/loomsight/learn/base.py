@@ -28,7 +28,7 @@ from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, train_te
 from loomsight.texture.gram import TextureEncoder
 
 CODED = 3  # good pictures of a fabric whose codes are averaged
-_SHARES = {"segmenter": 0.15, "stage1": 0.4, "stage2": 0.15, "diffusion": 0.3}  # of the time
+_SHARES = {"segmenter": 0.1, "stage1": 0.55, "stage2": 0.15, "diffusion": 0.3}  # of the time
 _WOVEN_SIZE = (256, 384)  # pixels
 
 

@@ -35,7 +35,7 @@ from loomsight.config import Config
 from loomsight.fabric.types import Mask, Picture
 from loomsight.progress import Progress
 from loomsight.synthesis.augment import flip_and_turn
-from loomsight.synthesis.multistage import refine_mask
+from loomsight.synthesis.edits import refine_mask
 from loomsight.synthesis.patches import SHAPES, DefectPatch, Look, PatchMaker, shape_class
 from loomsight.synthesis.samples import Sample
 from loomsight.synthesis.texture_gan import CodeProjection

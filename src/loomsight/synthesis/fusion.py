@@ -41,10 +41,10 @@ from loomsight.backbones import efficientnet_lite, vgg
 from loomsight.config import Config
 from loomsight.fabric.types import Mask
 from loomsight.progress import Progress
+from loomsight.synthesis.edits import clean_mask, painted, placed
 from loomsight.synthesis.gan import Objective, discriminator_loss, generator_loss, spectral
 from loomsight.synthesis.patches import DefectPatch, Look, PatchMaker
 from loomsight.synthesis.repeat import continued
-from loomsight.synthesis.texture_gan import clean_mask
 from loomsight.training.loop import History, TrainSettings, fit
 
 if TYPE_CHECKING:
@@ -319,8 +319,8 @@ class DefectSource(Protocol):
         rng: np.random.Generator,
         *,
         cells: int = 4,
-    ) -> tuple[Float[NDArray[np.float32], "n 3 s s"], Float[NDArray[np.float32], "n s s"]]:
-        """n defects in Look units, 16 px a cell a side, and where they are, in [0, 1]."""
+    ) -> tuple[Float[NDArray[np.float32], "n 4 s s"], Float[NDArray[np.float32], "n s s"]]:
+        """n edits of the cloth, 16 px a cell a side, and where they are defective, in [0, 1]."""
 
 
 class CompositeMaker:
@@ -378,11 +378,12 @@ class CompositeMaker:
         else:
             cloth, own = Look.of(good).encode(good), False
             if self._foreign:
-                defect, mask = self._foreign[int(rng.integers(len(self._foreign)))]
+                edit, mask = self._foreign[int(rng.integers(len(self._foreign)))]
+                edit, mask = placed(edit, mask, rng, cloth.shape[1:])
+                defect = painted(cloth, edit)
             else:
                 other = (at + 1 + int(rng.integers(max(1, len(found) - 1)))) % len(found)
-                defect, mask = seen[other], found[other].mask
-            defect, mask = resized(defect, mask, rng, cloth.shape[1:])
+                defect, mask = placed(seen[other], found[other].mask, rng, cloth.shape[1:])
             covered = mask
         region = region_around(covered, int(rng.integers(DILATION[0], DILATION[1] + 1)))
         masks = (mask[None].astype(np.float32), region[None].astype(np.float32))
@@ -409,28 +410,6 @@ def perturbed(
     if rng.random() < 0.5:
         out = out + rng.normal(0, rng.uniform(0.02, 0.1), (height, width, 1))
     return np.ascontiguousarray(np.clip(out, -1, 1).transpose(2, 0, 1), np.float32), moved
-
-
-def resized(
-    defect: Float[NDArray[np.float32], "3 h w"],
-    mask: Mask,
-    rng: np.random.Generator,
-    room: tuple[int, int],
-    *,
-    span: tuple[float, float] = (0.7, 1.3),
-) -> tuple[Float[NDArray[np.float32], "3 i j"], Mask]:
-    """A defect resized by a factor from ``span`` and set somewhere into ``room``: (height, width)."""
-    x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-    scale = float(np.exp(rng.uniform(*np.log(span))))
-    wide, high = (max(2, min(round(n * scale), most)) for n, most in ((w, room[1]), (h, room[0])))
-    cut, own = defect[:, y : y + h, x : x + w].transpose(1, 2, 0), mask[y : y + h, x : x + w]
-    cut = np.asarray(cv2.resize(np.ascontiguousarray(cut), (wide, high)), np.float32)
-    own = cv2.resize(own.astype(np.float32), (wide, high)) > 0.5
-    top, left = (int(rng.integers(0, most - n + 1)) for most, n in ((room[0], high), (room[1], wide)))
-    out, placed = np.zeros((3, *room), np.float32), np.zeros(room, bool)
-    out[:, top : top + high, left : left + wide] = cut.transpose(2, 0, 1)
-    placed[top : top + high, left : left + wide] = own
-    return out, placed
 
 
 def train_fusion(

@@ -1,7 +1,7 @@
 """Stages 1 and 2 together: samples whose defect is fused into the cloth, with a mask of what really changed.
 
 Stage 1 makes a defect for the cloth's texture, :func:`set_in` has the fusion network repair it into a window
-of good cloth, and :func:`refine_mask` draws the mask anew from the difference.
+of good cloth, and the mask is drawn anew from the difference.
 """
 
 from __future__ import annotations
@@ -17,37 +17,12 @@ from torch import Tensor, nn
 
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import Mask, Picture
-from loomsight.synthesis.fusion import DILATION, DefectSource, FusionNetwork, fuse, region_around, resized
-from loomsight.synthesis.patches import SHAPES, Look
+from loomsight.synthesis.edits import refine_mask
+from loomsight.synthesis.fusion import DILATION, FusionNetwork, fuse, region_around
+from loomsight.synthesis.patches import Look
 from loomsight.synthesis.repeat import continued
 from loomsight.synthesis.samples import Sample
-from loomsight.synthesis.texture_gan import clean_mask
-
-_SPAN = (0.7, 1.5)  # how much smaller or larger than generated a defect is set in
-
-
-def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Mask:
-    """Where a defect is to be seen, from what changed.
-
-    The change, |after − before| smoothed, is measured against the cloth's own variation in the region:
-    a pixel of the mask that changed by less than a third of it is dropped, for nobody sees a defect there;
-    a pixel outside the mask that changed by more than twice as much, which threads that lie otherwise
-    do not, is added if it touches the defect.
-
-    Args:
-        before, after: uint8 HWC.
-        mask: bool HW, the defect as it was set in.
-        region: bool HW, what may have changed; the result never leaves it.
-    """
-    change = np.abs(after.astype(np.float32) - before).max(axis=2)
-    change = cv2.GaussianBlur(change, (0, 0), 1.0)
-    cloth = before[region].astype(np.float32)
-    own = max(6.0, float(cloth.std(axis=0).max())) if len(cloth) else 6.0
-    kept = (mask & region & (change > max(3.0, own / 3))).astype(np.uint8)
-    kept = cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(bool) & mask & region
-    strong = region & ((change > 2 * own) | kept)
-    _, labels = cv2.connectedComponents(strong.astype(np.uint8), connectivity=8)
-    return np.asarray(strong & np.isin(labels, np.unique(labels[kept])), bool)
+from loomsight.synthesis.texture_gan import Stage1
 
 
 class Stage12:
@@ -60,25 +35,17 @@ class Stage12:
 
     name = "stage1+2"
 
-    def __init__(self, stage1: DefectSource, network: FusionNetwork) -> None:
+    def __init__(self, stage1: Stage1, network: FusionNetwork) -> None:
         self._stage1, self._network = stage1, network.eval()
 
     def make(
         self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
     ) -> list[Sample]:
         """One fused defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
-        shapes = [int(shape) for shape in rng.integers(len(SHAPES), size=len(cloth))]
-        # As large as stage 1 makes them by itself, so that the two arms differ by the fusion alone.
-        room = min(min(window.shape[:2]) for window in cloth)
-        sizes = [cells for cells in (4, 6, 8) if 16 * cells <= room] or [4]
-        share = np.array([0.7, 0.15, 0.15][: len(sizes)])
-        cells = int(rng.choice(sizes, p=share / share.sum()))
-        codes = np.repeat(code[None], len(cloth), 0)
-        made, likely = self._stage1.generate(codes, shapes, rng, cells=cells)
-        masks = [clean_mask(where) for where in likely]
-        use = [at for at, mask in enumerate(masks) if mask.any()]
-        placed = [resized(made[at], masks[at], rng, cloth[at].shape[:2], span=_SPAN) for at in use]
-        fused = dict(zip(use, set_in(self._network, [cloth[at] for at in use], placed, rng), strict=True))
+        shapes, found = self._stage1.place(cloth, code, rng)
+        use = [(at, one) for at, one in enumerate(found) if one is not None]
+        made = set_in(self._network, [cloth[at] for at, _ in use], [one for _, one in use], rng)
+        fused = dict(zip((at for at, _ in use), made, strict=True))
         samples = []
         for at, (window, shape) in enumerate(zip(cloth, shapes, strict=True)):
             image, mask = fused.get(at) or (window.copy(), np.zeros(window.shape[:2], bool))

@@ -22,6 +22,7 @@ from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import LabelledPicture, Mask, Picture
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.augment import flip_and_turn
+from loomsight.synthesis.repeat import continued
 
 SHAPES = ("spot", "warp line", "weft line", "area")
 """Classes of a defect: small and round; long down the roll; long across it; anything larger."""
@@ -37,6 +38,8 @@ class DefectPatch:
     Attributes:
         image: uint8 HWC RGB.
         mask: bool HW, true on the defect.
+        cloth: uint8 HWC RGB, the same without the defect: as it was before one was drawn on it, or, under
+            a real one, the cloth's own repeat.
         shape: index into :data:`SHAPES`.
         code: float32 (d,), the texture code of its fabric.
         fabric: its name.
@@ -45,6 +48,7 @@ class DefectPatch:
 
     image: Picture
     mask: Mask
+    cloth: Picture
     shape: int
     code: NDArray[np.float32]
     fabric: str
@@ -175,7 +179,7 @@ class PatchMaker:
         image, own = _any(shapes[_any(sorted(shapes), rng)], rng)
         window = _window(own, self._size, rng)
         cut, mask = flip_and_turn([image[window], own[window]], rng)
-        return self._finished(cut, mask, fabric, "real")
+        return self._finished(cut, mask, without(cut, mask), fabric, "real")
 
     def _draw(self, rng: np.random.Generator) -> DefectPatch | None:
         fabric = _any(list(self._good), rng)
@@ -184,13 +188,23 @@ class PatchMaker:
         image, mask = draw_defect(good, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
         if bool((good[..., :1] == good[..., 1:]).all()):  # a grey camera sees no colour
             image = to_rgb(to_grey(image))
-        return self._finished(image, mask, fabric, "drawn")
+        return self._finished(image, mask, good, fabric, "drawn")
 
-    def _finished(self, image: Picture, mask: Mask, fabric: str, origin: str) -> DefectPatch | None:
+    def _finished(
+        self, image: Picture, mask: Mask, cloth: Picture, fabric: str, origin: str
+    ) -> DefectPatch | None:
         if mask.sum() < 6 or mask.mean() > 0.6:  # nothing to see, or no cloth around it to compare with
             return None
         image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-        return DefectPatch(image, mask, shape_class(mask), self._codes[fabric], fabric, origin)
+        return DefectPatch(image, mask, cloth, shape_class(mask), self._codes[fabric], fabric, origin)
+
+
+def without(image: Picture, mask: Mask, border: int = 2) -> Picture:
+    """The cloth as it would be without its defect: its own repeat under the mask and a border around it."""
+    hidden = cv2.dilate(mask.astype(np.uint8), np.ones((2 * border + 1,) * 2, np.uint8)).astype(bool)
+    look = Look.of(image, hidden)
+    repeated = look.decode(continued(look.encode(image), hidden))
+    return np.where(hidden[..., None], repeated, image)
 
 
 def _parts(mask: Mask, join: int = 5) -> list[Mask]:

@@ -1,17 +1,23 @@
 """Stage 1 of the multistage GAN: defects made for a texture, each with its mask.
 
-The generator takes noise, the texture code of a cloth and a shape class, and makes a patch of that cloth
-with a defect in it *and the defect's mask*; the discriminator judges picture, mask, code and class
-together. After Liu et al., Multistage GAN for Fabric Defect Detection (IEEE TIP 29, 2020), stage 1, with
-what has been learned about conditional GANs since: codes and classes enter D by projection (Miyato and
-Koyama, cGANs with Projection Discriminator, ICLR 2018) and G by modulation (Perez et al., FiLM, AAAI 2018),
-and D also sees real patches under a wrong code, and real patches with another patch's mask, which it must
-refuse (Reed et al., Generative Adversarial Text to Image Synthesis, ICML 2016).
+The generator takes noise, the texture code of a cloth and a shape class, and makes a defect for that cloth
+*and its mask*; the discriminator judges picture, mask, code and class together. After Liu et al., Multistage
+GAN for Fabric Defect Detection (IEEE TIP 29, 2020), stage 1, with what has been learned about conditional
+GANs since: codes and classes enter D by projection (Miyato and Koyama, cGANs with Projection Discriminator,
+ICLR 2018) and G by modulation (Perez et al., FiLM, AAAI 2018), and D also sees real patches under a wrong
+code, and real patches with another patch's mask, which it must refuse (Reed et al., Generative Adversarial
+Text to Image Synthesis, ICML 2016).
 
-Labelled defects are few and time is short. So G also learns as the decoder of a variational autoencoder:
-an encoder turns a real patch and mask into a noise map, and G must give both back (Larsen et al.,
-Autoencoding beyond Pixels, ICML 2016). The likeness teaches it quickly what defects are, D that they look
-real. And what D judges is G's defect set on good cloth of the same fabric: G need not learn to weave.
+Labelled defects are few and time is short. So three things are made easy for G:
+
+* It need not learn to weave. It makes an :mod:`edit <loomsight.synthesis.edits>` of the cloth, and what D
+  judges is that edit rendered into good cloth of the same fabric.
+* It learns as the decoder of a variational autoencoder too: an encoder turns a real patch, mask and the
+  cloth without the defect into a noise map, and G must give the defect back (Larsen et al., Autoencoding
+  beyond Pixels, ICML 2016). The likeness teaches it quickly what defects are, D that they look real.
+* Its noise is taken where the encoder puts known defects: the map of one, moved along the difference of two
+  others of its class (Chawla et al., SMOTE, JAIR 2002; Ghosh et al., From Variational to Deterministic
+  Autoencoders, ICLR 2020). In a map of independent cells no line would go on from one cell to the next.
 
 Patches are seen through a :class:`~loomsight.synthesis.patches.Look`: tanh, [−1, 1], 0 is the cloth's grey.
 
@@ -37,6 +43,7 @@ from torch import Tensor, nn
 from loomsight.config import Config
 from loomsight.fabric.types import Mask, Picture
 from loomsight.progress import Progress
+from loomsight.synthesis.edits import clean_mask, painted, placed, refine_mask, rendered
 from loomsight.synthesis.gan import GanTask, Objective, diff_augment, spectral
 from loomsight.synthesis.patches import SHAPES, DefectPatch, Look, PatchMaker
 from loomsight.synthesis.samples import Sample
@@ -46,6 +53,10 @@ if TYPE_CHECKING:
     from loomsight.training.task import Context
 
 _CELL = 16  # pixels a cell of the noise map becomes: four doublings
+_CELLS = 4  # a side of the noise map of a training patch
+_MOVED = 0.7  # of the difference of two known defects, at most, that a new one lies away from a third
+_REMEMBERING = 6  # how many known defects are looked at, for each that is kept of a class
+_NOISE = 0.1  # deviation of what is added to a map besides
 
 
 class TextureGanSettings(Config):
@@ -56,6 +67,7 @@ class TextureGanSettings(Config):
     code_noise: NonNegativeFloat = 0.15  # deviation of what is added to a code, for diversity
     noise: PositiveInt = 32  # channels of the noise map
     widths: tuple[PositiveInt, ...] = (96, 96, 64, 32)  # of the generator, at 1, 2, 4, 8 places a cell
+    remembered: PositiveInt = 64  # noise maps of known defects of a class that are kept
     judge: tuple[PositiveInt, ...] = (16, 32, 64, 96)  # of D and the encoder, at 1/2 … 1/16 of the size
     objective: Objective = Objective.HINGE
     lr: PositiveFloat = 1e-3
@@ -140,12 +152,17 @@ class _Modulated(nn.Module):
 
 
 class TextureGenerator(nn.Module):
-    """G: noise map, texture code and shape class → patch and mask, 16 pixels a cell of the map.
+    """G: noise map, texture code and shape class → an edit of the cloth and its mask, 16 pixels a cell.
 
     Attributes:
         project: the :class:`CodeProjection`.
         settings: what it was built from.
+        latents: noise maps of known defects, (class, place, z·4·4).
+        met: how many of each class were remembered so far; the last ones are kept.
     """
+
+    latents: Tensor
+    met: Tensor
 
     def __init__(self, settings: TextureGanSettings) -> None:
         super().__init__()
@@ -163,16 +180,19 @@ class TextureGenerator(nn.Module):
         self.grow = nn.ModuleList(
             [_Modulated(a, b, condition) for a, b in zip(settings.widths, widths, strict=False)]
         )
-        self.out = nn.Conv2d(widths[-1], 4, 3, padding=1)  # at the full size nothing else: it would cost most
-        nn.init.constant_(self.out.bias[3:], -2.0)  # type: ignore[index]  # defects are small: begin so
+        self.out = nn.Conv2d(widths[-1], 5, 3, padding=1)  # at the full size nothing else: it would cost most
+        nn.init.constant_(self.out.bias[4:], -2.0)  # type: ignore[index]  # defects are small: begin so
+        shape = (len(SHAPES), settings.remembered, settings.noise * _CELLS * _CELLS)
+        self.register_buffer("latents", torch.zeros(shape))
+        self.register_buffer("met", torch.zeros(len(SHAPES), dtype=torch.int64))
 
     def forward(
         self,
         z: Float[Tensor, "n z h w"],
         codes: Float[Tensor, "n k"],
         shapes: Int[Tensor, " n"],
-    ) -> Float[Tensor, "n 4 s s"]:
-        """Patches in [−1, 1] and, as fourth channel, the probability of being defective.
+    ) -> Float[Tensor, "n 5 s s"]:
+        """Edits, tone in [−1, 1] and kept weave in [0, 1], and as fifth channel the probability of a defect.
 
         Args:
             z: N(0, 1), ``settings.noise`` channels; 4 × 4 cells make 64 × 64 pixels.
@@ -187,6 +207,33 @@ class TextureGenerator(nn.Module):
             x = block(F.interpolate(x, scale_factor=2.0, mode="nearest"), c)
         x = self.out(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return torch.cat((x[:, :3].tanh(), x[:, 3:].sigmoid()), 1)
+
+    @torch.no_grad()
+    def remember(self, maps: Float[Tensor, "n z 4 4"], shapes: Int[Tensor, " n"]) -> None:
+        """Keep the noise maps of known defects."""
+        for one, shape in zip(maps, shapes.tolist(), strict=True):
+            self.latents[shape, self.met[shape] % self.settings.remembered] = one.flatten()
+            self.met[shape] += 1
+
+    @torch.no_grad()
+    def noise(
+        self, shapes: Int[Tensor, " n"], random: torch.Generator, cells: int = _CELLS
+    ) -> Float[Tensor, "n z h w"]:
+        """Noise maps near those of known defects of the class, or N(0, 1) while fewer than three are known.
+
+        A larger map is a smaller one stretched: a larger defect, as finely drawn.
+        """
+        device, channels = self.latents.device, self.settings.noise
+        z = torch.randn(len(shapes), channels, _CELLS, _CELLS, generator=random, device=device)
+        some = self.met[shapes].clamp(max=self.settings.remembered)
+        picks = torch.rand(3, len(shapes), generator=random, device=device) * some
+        one, first, second = (self.latents[shapes, pick.long()].view(z.shape) for pick in picks)
+        by = torch.rand(len(shapes), 1, 1, 1, generator=random, device=device) * _MOVED
+        near = one + by * (first - second) + _NOISE * z
+        z = torch.where((some >= 3)[:, None, None, None], near, z)
+        if cells != _CELLS:
+            z = F.interpolate(z, (cells, cells), mode="bilinear", align_corners=True)
+        return z
 
 
 class TextureDiscriminator(nn.Module):
@@ -224,36 +271,40 @@ class TextureDiscriminator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The autoencoder's other half: patch and mask → mean and log variance of a noise map."""
+    """The other half of the autoencoder: patch, mask, cloth without the defect → mean, log variance."""
 
     def __init__(self, settings: TextureGanSettings) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = 4
+        before = 7
         for width in settings.judge:
             layers += [nn.Conv2d(before, width, 4, 2, 1), nn.LeakyReLU(0.2)]
             before = width
         self.features = nn.Sequential(*layers, nn.Conv2d(before, 2 * settings.noise, 3, padding=1))
 
     def forward(
-        self, both: Float[Tensor, "n 4 s s"]
+        self, both: Float[Tensor, "n 4 s s"], under: Float[Tensor, "n 3 s s"]
     ) -> tuple[Float[Tensor, "n z h w"], Float[Tensor, "n z h w"]]:
-        mean, logarithm = self.features(both).chunk(2, 1)
+        mean, logarithm = self.features(torch.cat((both, under), 1)).chunk(2, 1)
         return mean, logarithm.clamp(-8, 4)
 
 
 def likeness(
-    made: Float[Tensor, "n 4 s s"], both: Float[Tensor, "n 4 s s"], border: int = 2
+    made: Float[Tensor, "n 5 s s"],
+    both: Float[Tensor, "n 4 s s"],
+    under: Float[Tensor, "n 3 s s"],
+    border: int = 2,
 ) -> Float[Tensor, ""]:
-    """How far G's patch is from the one it should give back.
+    """How far G's edit, rendered into the cloth ``under`` the defect, is from the patch it should give back.
 
     Mean difference of the pictures within ``border`` pixels of the mask (elsewhere nobody will see it),
     cross entropy of the masks and one less their Dice overlap.
     """
     mask = both[:, 3:]
     near = F.max_pool2d(mask, 2 * border + 1, 1, border)
-    picture = ((made[:, :3] - both[:, :3]).abs() * near).sum() / (3 * near.sum() + 1)
-    said = made[:, 3:].clamp(1e-4, 1 - 1e-4)
+    off = (rendered(under, made[:, :4]) - both[:, :3]).abs()
+    picture = (off * near).sum() / (3 * near.sum() + 1)
+    said = made[:, 4:].clamp(1e-4, 1 - 1e-4)
     overlap = 2 * (said * mask).sum((1, 2, 3)) / ((said + mask).sum((1, 2, 3)) + 1)
     return picture + F.binary_cross_entropy(said, mask) + (1 - overlap.mean())
 
@@ -267,20 +318,24 @@ class Batch(TypedDict):
     """What a training step takes."""
 
     both: Float[Tensor, "n 4 s s"]  # patch as Look sees it, and mask
-    good: Float[Tensor, "n 3 s s"]  # good cloth of the same fabric, as Look sees it
+    under: Float[Tensor, "n 3 s s"]  # the patch without its defect
+    good: Float[Tensor, "n 3 s s"]  # other good cloth of the same fabric, by its own Look
     code: Float[Tensor, "n d"]
     shape: Int[Tensor, " n"]
 
 
 def collate(patches: Sequence[DefectPatch], goods: Sequence[Picture]) -> Batch:
     """Patches of one size, and as many squares of good cloth of their fabrics, as one batch."""
+    looks = [Look.of(p.image, p.mask) for p in patches]
     both = [
-        np.concatenate((Look.of(p.image, p.mask).encode(p.image), p.mask[None].astype(np.float32)))
-        for p in patches
+        np.concatenate((look.encode(p.image), p.mask[None].astype(np.float32)))
+        for look, p in zip(looks, patches, strict=True)
     ]
+    under = [look.encode(p.cloth) for look, p in zip(looks, patches, strict=True)]
     good = [Look.of(image).encode(image) for image in goods]
     return {
         "both": torch.from_numpy(np.stack(both)),
+        "under": torch.from_numpy(np.stack(under)),
         "good": torch.from_numpy(np.stack(good)),
         "code": torch.from_numpy(np.stack([p.code for p in patches])),
         "shape": torch.tensor([p.shape for p in patches]),
@@ -290,17 +345,10 @@ def collate(patches: Sequence[DefectPatch], goods: Sequence[Picture]) -> Batch:
 def make_batch(maker: PatchMaker, k: int, count: int) -> Batch:
     """The batch of step ``k``."""
     rng, patches = np.random.default_rng([k, 13]), maker.batch(k, count)
-    return collate(patches, [_good_like(patch, maker, rng) for patch in patches])
-
-
-def _good_like(patch: DefectPatch, maker: PatchMaker, rng: np.random.Generator) -> Picture:
-    """Good cloth of a patch's fabric; where none is known, the patch with other cloth of its own on it."""
-    good = maker.good(patch.fabric, rng)
-    if good is not None:
-        return good
-    radius = max(3, patch.mask.shape[0] // 32)
-    hidden = cv2.dilate(patch.mask.astype(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8))
-    return np.asarray(cv2.inpaint(patch.image, hidden, radius, cv2.INPAINT_TELEA), np.uint8)
+    goods = [maker.good(patch.fabric, rng) for patch in patches]
+    return collate(
+        patches, [p.cloth if good is None else good for p, good in zip(patches, goods, strict=True)]
+    )
 
 
 class TextureGanTask(GanTask):
@@ -317,7 +365,7 @@ class TextureGanTask(GanTask):
             betas=(0.0, 0.99),
             gamma=s.gamma,
         )
-        self._settings, self._project = s, generator.project
+        self._settings, self._project, self._texture = s, generator.project, generator
         self.encoder = Encoder(s)
         self.networks = {**self.networks, "encoder": self.encoder}
         self.optimizers["generator"].add_param_group({"params": list(self.encoder.parameters())})
@@ -326,30 +374,39 @@ class TextureGanTask(GanTask):
         return batch["both"]
 
     def fake(self, batch: Batch, context: Context) -> Float[Tensor, "n 4 s s"]:
-        cells = batch["both"].shape[-1] // _CELL
         count, settings, random = len(batch["shape"]), self._settings, context.generator
-        z = torch.randn(count, settings.noise, cells, cells, generator=random, device=context.device)
+        z = self._texture.noise(batch["shape"], random, batch["both"].shape[-1] // _CELL)
         jitter = torch.randn(count, settings.code_dims, generator=random, device=context.device)
         codes = self._project(batch["code"]) + settings.code_noise * jitter
-        made = self.generator(z, codes, batch["shape"])
-        return set_on(batch["good"], made)
+        with context.autocast():
+            made = self.generator(z, codes, batch["shape"])
+        return set_on(batch["good"], made.float())
 
     def score(self, images: Float[Tensor, "n 4 s s"], batch: Batch, context: Context) -> Float[Tensor, " n"]:
         seen = diff_augment(images, context.generator)
-        return self.discriminator(seen, self._project(batch["code"]), batch["shape"])  # type: ignore[no-any-return]
+        codes = self._project(batch["code"])
+        with context.autocast():
+            logits: Tensor = self.discriminator(seen, codes, batch["shape"])
+        return logits.float()
 
     def more_for_generator(self, batch: Batch, context: Context) -> Tensor | None:
         """The autoencoder's loss."""
         both, settings = batch["both"], self._settings
         if not settings.likeness:
             return None
-        mean, logarithm = self.encoder(both)
+        with context.autocast():
+            mean, logarithm = self.encoder(both, batch["under"])
+        mean, logarithm = mean.float(), logarithm.float()
+        if mean.shape[-1] == _CELLS:
+            self._texture.remember(mean.detach(), batch["shape"])
         noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
-        made = self.generator(
-            mean + (0.5 * logarithm).exp() * noise, self._project(batch["code"]), batch["shape"]
-        )
+        z, codes = mean + (0.5 * logarithm).exp() * noise, self._project(batch["code"])
+        with context.autocast():
+            made = self.generator(z, codes, batch["shape"])
         divergence = 0.5 * (mean.square() + logarithm.exp() - 1 - logarithm).mean()
-        loss: Tensor = settings.likeness * (likeness(made, both) + settings.prior * divergence)
+        loss: Tensor = settings.likeness * (
+            likeness(made.float(), both, batch["under"]) + settings.prior * divergence
+        )
         return loss
 
     def more_negatives(self, batch: Batch, context: Context) -> tuple[Float[Tensor, " m"], Int[Tensor, " m"]]:
@@ -358,14 +415,14 @@ class TextureGanTask(GanTask):
         return self.score(mixed["both"], mixed, context), rows
 
 
-def set_on(good: Float[Tensor, "n 3 s s"], made: Float[Tensor, "n 4 s s"]) -> Float[Tensor, "n 4 s s"]:
-    """What G made, on good cloth: its picture where its mask is, the cloth elsewhere; and the mask.
+def set_on(good: Float[Tensor, "n 3 s s"], made: Float[Tensor, "n 5 s s"]) -> Float[Tensor, "n 4 s s"]:
+    """What G made, on good cloth: its edit where its mask is, the cloth elsewhere; and the mask.
 
     This is what D judges. G need not learn to weave, only what a defect looks like in this cloth, and its
     mask is learned with it: a pixel counts by as much as the mask shows of it.
     """
-    alpha = made[:, 3:]
-    return torch.cat((good + alpha * (made[:, :3] - good), alpha), 1)
+    alpha = made[:, 4:]
+    return torch.cat((good + alpha * (rendered(good, made[:, :4]) - good), alpha), 1)
 
 
 def mismatched(batch: Batch) -> tuple[Batch, Int[Tensor, " m"]]:
@@ -383,6 +440,7 @@ def mismatched(batch: Batch) -> tuple[Batch, Int[Tensor, " m"]]:
     use = by_code | by_mask
     mixed: Batch = {
         "both": both[use],
+        "under": batch["under"][rows[use]],
         "good": batch["good"][rows[use]],
         "code": code[use],
         "shape": batch["shape"][rows[use]],
@@ -413,8 +471,9 @@ def train_texture_gan(
     torch.manual_seed(seed)
     generator, discriminator = build_generator(settings), TextureDiscriminator(settings)
     generator.project.fit(codes)
+    task = TextureGanTask(generator, discriminator)
     history = fit(
-        TextureGanTask(generator, discriminator),
+        task,
         lambda k: make_batch(patches, k, settings.batch),
         TrainSettings(
             steps=steps,
@@ -422,14 +481,28 @@ def train_texture_gan(
             schedule="constant",
             clip_norm=None,
             ema=settings.ema,
-            amp="float32",
             seed=seed,
         ),
         run=run,
         progress=progress,
         about={"stage 1": settings.model_dump(mode="json")},
     )
+    _remember(generator, task.encoder.eval(), patches)
     return generator, history
+
+
+def _remember(generator: TextureGenerator, encoder: Encoder, patches: PatchMaker) -> None:
+    """Known defects' noise maps anew: those kept in training are of an encoder that went on learning."""
+    generator.met.zero_()
+    generator.latents.zero_()
+    device = generator.latents.device
+    for k in range(_REMEMBERING * generator.settings.remembered // 16):
+        batch = make_batch(patches, 2_000_000 + k, 16)
+        if batch["both"].shape[-1] != _CELL * _CELLS:
+            break  # the maps of other patches have another size
+        with torch.inference_mode():
+            mean, _ = encoder(batch["both"].to(device), batch["under"].to(device))
+        generator.remember(mean, batch["shape"])
 
 
 def _codes(patches: PatchMaker) -> Float[NDArray[np.float32], "n d"]:
@@ -445,9 +518,9 @@ def _codes(patches: PatchMaker) -> Float[NDArray[np.float32], "n d"]:
 
 
 class Stage1:
-    """Generated defects pasted hard into good cloth: the arm "stage1", and what stage 2 starts from.
+    """Generated defects set hard into good cloth: the arm "stage1", and what stage 2 starts from.
 
-    Only what lies under the mask is pasted, with a border of two pixels in which it fades; everything else
+    Only what lies under the mask is rendered, with a border of two pixels in which it fades; everything else
     is the cloth's own, bit for bit.
     """
 
@@ -462,9 +535,9 @@ class Stage1:
         shapes: Sequence[int],
         rng: np.random.Generator,
         *,
-        cells: int = 4,
-    ) -> tuple[Float[NDArray[np.float32], "n 3 s s"], Float[NDArray[np.float32], "n s s"]]:
-        """Patches as :class:`Look` sees them, in [−1, 1], and their masks, in [0, 1].
+        cells: int = _CELLS,
+    ) -> tuple[Float[NDArray[np.float32], "n 4 s s"], Float[NDArray[np.float32], "n s s"]]:
+        """Edits, and the probability of each of their pixels being defective, in [0, 1].
 
         Args:
             codes: a texture code for each, as the encoder gives it.
@@ -478,84 +551,68 @@ class Stage1:
         codes = np.asarray(codes, np.float32)
         if codes.shape != (n, len(g.project.mean)):
             raise ValueError(f"codes must be {(n, len(g.project.mean))}, got {codes.shape}")
-        z = rng.standard_normal((n, g.settings.noise, cells, cells), np.float32)
-        jitter = g.settings.code_noise * rng.standard_normal((n, g.settings.code_dims), np.float32)
         device = g.project.mean.device
+        random = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        classes = torch.tensor(list(shapes), device=device)
         with torch.inference_mode():
-            projected = g.project(torch.from_numpy(codes).to(device)) + torch.from_numpy(jitter).to(device)
-            both = g(torch.from_numpy(z).to(device), projected, torch.tensor(list(shapes), device=device))
-        made = both.float().cpu().numpy()
-        return made[:, :3], made[:, 3]
+            z = g.noise(classes, random, cells)
+            projected = g.project(torch.from_numpy(codes).to(device))
+            projected += g.settings.code_noise * torch.randn(projected.shape, generator=random, device=device)
+            made = g(z, projected, classes).float().cpu().numpy()
+        return made[:, :4], made[:, 4]
 
-    def make(
+    def place(
         self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
-    ) -> list[Sample]:
-        """One defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
+    ) -> tuple[list[int], list[tuple[Float[NDArray[np.float32], "3 h w"], Mask] | None]]:
+        """A defect for each window of good cloth, somewhere in it.
+
+        Most are generated at 64 pixels, some at 96 and 128, and each is resized by 0.7 to 1.5.
+
+        Returns:
+            The shape class of each, and its window with the edit rendered into all of it, in Look units,
+            with the mask; None where nothing was generated.
+        """
         room = min(min(window.shape[:2]) for window in cloth)
         sizes = [cells for cells in (4, 6, 8) if cells * _CELL <= room] or [4]
         share = np.array([0.7, 0.15, 0.15][: len(sizes)])
         cells = rng.choice(sizes, len(cloth), p=share / share.sum())
         shapes = rng.integers(len(SHAPES), size=len(cloth))
-        samples: dict[int, Sample] = {}
+        found: list[tuple[NDArray[np.float32], Mask] | None] = [None] * len(cloth)
         for size in sizes:
             at = np.flatnonzero(cells == size).tolist()
             if not at:
                 continue
             made = self.generate(np.stack([code] * len(at)), shapes[at].tolist(), rng, cells=size)
-            for k, seen, probability in zip(at, *made, strict=True):
-                image, mask = paste_patch(cloth[k], seen, probability, rng)
-                samples[k] = Sample(cloth[k], image, mask, int(shapes[k]), self.name)
-        return [samples[k] for k in range(len(cloth))]
+            for k, edit, probability in zip(at, *made, strict=True):
+                mask = clean_mask(probability)
+                if mask.any():
+                    there, mask = placed(edit, mask, rng, cloth[k].shape[:2])
+                    found[k] = (painted(Look.of(cloth[k]).encode(cloth[k]), there), mask)
+        return shapes.tolist(), found
+
+    def make(
+        self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
+    ) -> list[Sample]:
+        """One defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
+        samples = []
+        for window, shape, found in zip(cloth, *self.place(cloth, code, rng), strict=True):
+            if found is None:
+                image, mask = window.copy(), np.zeros(window.shape[:2], bool)
+            else:
+                image, mask = set_hard(window, *found)
+            samples.append(Sample(window, image, mask, shape, self.name))
+        return samples
 
 
-def paste_patch(
-    cloth: Picture,
-    seen: Float[NDArray[np.float32], "3 s s"],
-    probability: Float[NDArray[np.float32], "s s"],
-    rng: np.random.Generator,
-) -> tuple[Picture, Mask]:
-    """Paste a generated defect, resized by 0.7 to 1.5, at a random place.
+def set_hard(cloth: Picture, seen: Float[NDArray[np.float32], "3 h w"], mask: Mask) -> tuple[Picture, Mask]:
+    """What is seen under the mask, in Look units, set into cloth; it fades over two pixels around it.
 
-    Args:
-        cloth: uint8 HWC RGB; grey cloth stays grey.
-        seen: the patch as Look sees it.
-        probability: of its pixels being defective.
-
-    Returns:
-        The picture and the defect's mask in it, which is empty if nothing was generated.
+    Grey cloth stays grey. Also the mask of what really changed.
     """
-    scale = float(np.exp(rng.uniform(np.log(0.7), np.log(1.5))))
-    height, width = cloth.shape[:2]
-    side = round(probability.shape[0] * scale)
-    patch = np.asarray(cv2.resize(np.ascontiguousarray(seen.transpose(1, 2, 0)), (side, side)), np.float32)
-    own = clean_mask(np.asarray(cv2.resize(probability, (side, side)), np.float32))
-    empty = np.zeros((height, width), bool)
-    if not own.any():
-        return cloth.copy(), empty
-    rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
-    top, left = max(0, rows[0] - 2), max(0, columns[0] - 2)
-    window = np.s_[top : min(rows[-1] + 3, top + height), left : min(columns[-1] + 3, left + width)]
-    patch, own = patch[window], own[window]
-    y = int(rng.integers(height - own.shape[0] + 1))
-    x = int(rng.integers(width - own.shape[1] + 1))
-    place = np.s_[y : y + own.shape[0], x : x + own.shape[1]]
-
-    look = Look.of(cloth)
     if bool((cloth[..., :1] == cloth[..., 1:]).all()):
-        patch[:] = patch.mean(2, keepdims=True)
-    pasted = look.decode(patch.transpose(2, 0, 1)).astype(np.float32)
-    away = cv2.distanceTransform((~own).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        seen = np.repeat(seen.mean(0, keepdims=True), 3, 0)
+    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     alpha = np.where(away <= 2, 1 - away / 3, 0)[..., None]
-    image, mask = cloth.copy(), empty
-    image[place] = (cloth[place] * (1 - alpha) + pasted * alpha + 0.5).astype(np.uint8)
-    mask[place] = own
-    return image, mask
-
-
-def clean_mask(probability: Float[NDArray[np.float32], "h w"], *, smallest: int = 6, most: int = 3) -> Mask:
-    """The defective pixels without specks: the ``most`` largest pieces of ``smallest`` pixels or more."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((probability > 0.5).astype(np.uint8))
-    areas = stats[1:count, cv2.CC_STAT_AREA]
-    largest = 1 + np.argsort(-areas, kind="stable")[:most]
-    keep = [int(label) for label in largest if areas[label - 1] >= smallest]
-    return np.asarray(np.isin(labels, keep))
+    new = Look.of(cloth).decode(seen).astype(np.float32)
+    image = np.asarray(np.floor(cloth + alpha * (new - cloth) + 0.5), np.uint8)
+    return image, refine_mask(cloth, image, mask, away <= 2)
