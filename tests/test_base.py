@@ -196,3 +196,5 @@ def test_recipes_are_read_as_they_are_written() -> None:
     assert arms_of("drawn+stage1+2") == ("drawn", "stage1+2")
     assert arms_of("stage1+drawn") == ("stage1", "drawn")
     assert arms_of("stage1+2") == ("stage1+2",)
+    assert arms_of("3drawn+stage1+2") == ("drawn", "drawn", "drawn", "stage1+2")
+    assert Recipe(arms=arms_of("3drawn+stage1+2")).name == "3drawn+stage1+2"

@@ -21,10 +21,8 @@ from loomsight.synthesis.texture_gan import (
     TextureGanSettings,
     TextureGenerator,
     build_generator,
-    clean_mask,
     make_batch,
     mismatched,
-    paste_patch,
     train_texture_gan,
 )
 from loomsight.training.loop import History
@@ -63,10 +61,10 @@ def painting(mask_at: tuple[slice, slice] | None = np.s_[20:36, 24:30]) -> Textu
     class Painter(TextureGenerator):
         def forward(self, z: torch.Tensor, codes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
             side = 16 * z.shape[-1]
-            both = torch.zeros(len(z), 4, side, side)
+            made = torch.zeros(len(z), 5, side, side)
             if mask_at is not None:
-                both[:, 0, *mask_at], both[:, 1, *mask_at], both[:, 3, *mask_at] = 0.9, 0.5, 1.0
-            return both
+                made[:, 0, *mask_at], made[:, 1, *mask_at], made[:, 4, *mask_at] = 0.9, 0.5, 1.0
+            return made
 
     return Painter(TINY)
 
@@ -85,10 +83,11 @@ def cloth(count: int = 4, side: int = 128, *, grey: bool = False) -> list[Pictur
 def test_a_patch_has_sixteen_pixels_a_cell(cells: int) -> None:
     stage1 = Stage1(build_generator(TINY))
     codes = np.stack([code_of(1), code_of(2)])
-    images, masks = stage1.generate(codes, [0, 3], np.random.default_rng(0), cells=cells)
-    assert images.shape == (2, 3, 16 * cells, 16 * cells)
+    edits, masks = stage1.generate(codes, [0, 3], np.random.default_rng(0), cells=cells)
+    assert edits.shape == (2, 4, 16 * cells, 16 * cells)
     assert masks.shape == (2, 16 * cells, 16 * cells)
-    assert np.abs(images).max() <= 1
+    assert np.abs(edits).max() <= 1
+    assert edits[:, 3].min() >= 0
     assert 0 <= masks.min() <= masks.max() <= 1
 
 
@@ -243,19 +242,18 @@ def test_nothing_generated_is_a_failed_sample_and_the_cloth_as_it_was() -> None:
         np.testing.assert_array_equal(sample.image, sample.cloth)
 
 
-def test_a_defect_larger_than_the_window_is_cut_to_it() -> None:
-    seen, probability = np.full((3, 128, 128), 0.8, np.float32), np.ones((128, 128), np.float32)
-    window = cloth(1, 96)[0]
-    image, mask = paste_patch(window, seen, probability, np.random.default_rng(0))
-    assert image.shape == window.shape
-    assert mask.mean() > 0.5
+def test_new_noise_is_near_that_of_known_defects_of_its_class() -> None:
+    generator = build_generator(TINY)
+    shapes, random = torch.tensor([2, 2, 2, 2, 0]), torch.Generator().manual_seed(0)
+    assert 0.5 < float(generator.noise(shapes, random).std()) < 1.5  # nothing is known yet: N(0, 1)
+    maps = torch.stack([torch.full((8, 4, 4), 10.0 + k) for k in range(4)])
+    generator.remember(maps, torch.tensor([2, 2, 2, 2]))
+    z = generator.noise(shapes, random)
+    assert 6 < float(z[:4].min()) < float(z[:4].max()) < 17
+    assert float(z[4].abs().max()) < 6  # of another class nothing is known
+    assert generator.noise(shapes, random, 8).shape == (5, 8, 8, 8)
 
 
-def test_specks_are_no_defects() -> None:
-    probability = np.zeros((40, 40), np.float32)
-    for k in range(5):
-        probability[8 * k : 8 * k + 2, : 3 + k] = 0.9  # of 6 to 14 pixels
-    probability[0, 30], probability[20:22, 30:32] = 0.9, 0.9
-    mask = clean_mask(probability)
-    assert mask.sum() == 10 + 12 + 14  # the three largest
-    assert clean_mask(np.where(probability > 0, 0.4, 0).astype(np.float32)).sum() == 0
+def test_a_training_remembers_known_defects_of_every_class_it_met() -> None:
+    assert trained()[0].met.sum() > 100
+    assert trained()[0].latents.abs().max() > 0

@@ -89,10 +89,10 @@ def painted(
 def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Mask:
     """Where a defect is to be seen, from what changed.
 
-    The change, |after − before| smoothed, is measured against the cloth's own variation in the region:
-    a pixel of the mask that changed by less than a third of it is dropped, for nobody sees a defect there;
-    a pixel outside the mask that changed by more than twice as much, which threads that lie otherwise
-    do not, is added if it touches the defect.
+    The change, |after − before| averaged over a yarn or two, is measured against the cloth's own variation in
+    the region: a pixel of the mask around which less than a fifth of it changed is dropped, for nobody sees
+    a defect there; a pixel outside the mask that changed by more than twice as much, which threads that lie
+    otherwise do not, is added if it touches the defect.
 
     Args:
         before, after: uint8 HWC.
@@ -100,11 +100,13 @@ def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Ma
         region: bool HW, what may have changed; the result never leaves it.
     """
     change = np.abs(after.astype(np.float32) - before).max(axis=2)
-    change = cv2.GaussianBlur(change, (0, 0), 1.0)
     cloth = before[region].astype(np.float32)
     own = max(6.0, float(cloth.std(axis=0).max())) if len(cloth) else 6.0
-    kept = (mask & region & (change > max(3.0, own / 3))).astype(np.uint8)
-    kept = cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)).astype(bool) & mask & region
-    strong = region & ((change > 2 * own) | kept)
+    # Where the weave is lost only its threads change: an average over them keeps the mask in one piece.
+    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.0)
+    within = cv2.GaussianBlur(change * mask, (0, 0), 2.0) / np.maximum(weight, 1e-3)
+    kept = (mask & region & (within > max(3.0, own / 5))).astype(np.uint8)
+    kept = cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).astype(bool) & mask & region
+    strong = region & ((cv2.GaussianBlur(change, (0, 0), 1.0) > 2 * own) | kept)
     _, labels = cv2.connectedComponents(strong.astype(np.uint8), connectivity=8)
     return np.asarray(strong & np.isin(labels, np.unique(labels[kept])), bool)

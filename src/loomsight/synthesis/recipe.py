@@ -1,8 +1,9 @@
 """Recipes: how the training tiles of a new fabric are made, and of what.
 
 A recipe names one arm or several (``"paste+drawn"``); each synthetic tile comes from one of them, taken at
-random. All arms share everything else: the same known pictures, the same share of synthetic tiles, the
-same augmentation, so that a comparison of arms compares arms.
+random, three times as often from one with a 3 before its name (``"3drawn+paste"``). All arms share everything
+else: the same known pictures, the same share of synthetic tiles, the same augmentation, so that a comparison
+of arms compares arms.
 
     ========= ===========================================================================
     none      nothing of the new fabric: known pictures only
@@ -24,6 +25,7 @@ Tile k of a training is a function of the seed and k alone.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -51,7 +53,7 @@ _STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and a
 class Recipe(Config):
     """What a training batch is made of."""
 
-    arms: tuple[str, ...] = ("drawn",)  # what makes the synthetic tiles
+    arms: tuple[str, ...] = ("drawn",)  # what makes the synthetic tiles; named twice, twice as many
     synthetic: float = Field(0.5, ge=0, le=1)  # share of tiles with a made defect
     good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
     tile: PositiveInt = 160  # pixels a side
@@ -61,15 +63,16 @@ class Recipe(Config):
     @classmethod
     def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
         if not arms or not set(arms) <= set(ARM_NAMES):
-            raise ValueError(f"the arms are {', '.join(ARM_NAMES)}; got {'+'.join(arms)}")
-        if len(arms) > 1 and set(arms) & set(SOURCE_ONLY):
+            raise ValueError(f"the arms are {', '.join(ARM_NAMES)}; got {'+'.join(dict.fromkeys(arms))}")
+        if len(set(arms)) > 1 and set(arms) & set(SOURCE_ONLY):
             raise ValueError("none and augmix take nothing of the new fabric and stand alone")
         return arms
 
     @property
     def name(self) -> str:
         """As it is written on the command line."""
-        return "+".join(self.arms)
+        counts = Counter(self.arms)
+        return "+".join(arm if times == 1 else f"{times}{arm}" for arm, times in counts.items())
 
     @property
     def source_only(self) -> bool:
@@ -147,9 +150,12 @@ ARM_NAMES = (*SOURCE_ONLY, *ARMS, *GENERATED)
 
 
 def arms_of(recipe: str) -> tuple[str, ...]:
-    """The arms of a recipe as it is written: ``"drawn+stage1+2"`` is drawn and stage1+2."""
-    words = re.split(r"\+(?!2(?:\+|$))", recipe)
-    return tuple(dict.fromkeys(word.strip().lower() for word in words))
+    """The arms of a recipe as it is written: ``"3drawn+stage1+2"`` is drawn, drawn, drawn and stage1+2."""
+    found: dict[str, int] = {}
+    for word in re.split(r"\+(?!2(?:\+|$))", recipe):
+        times, name = re.fullmatch(r"([1-9]?)(.*)", word.strip().lower(), re.DOTALL).groups()  # type: ignore[union-attr]
+        found.setdefault(name, int(times or 1))
+    return tuple(name for name, times in found.items() for _ in range(times))
 
 
 class TileMaker:
