@@ -50,7 +50,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_base_opens_again_with_all_its_generators_and_says_where_it_comes_from(base: Base) -> None:
     again = Base.open(base.folder)
-    assert again.arms == ("stage1", "stage1+2", "diffusion")
+    assert again.arms == ("stage1", "stage1+2", "refined", "diffusion")
     assert again.card.provenance["known"] == "3 fabrics that the loom wove"
     assert again.card.provenance["seed"] == 0
     cloth, code = [np.full((96, 96, 3), 128, np.uint8)] * 2, np.zeros(again.card.code_size, np.float32)

@@ -33,6 +33,7 @@ from loomsight.sealed import FileCard, Kind
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from loomsight.synthesis.fusion import FusionNetwork
     from loomsight.synthesis.samples import Generator
 
 SCHEMA = 1
@@ -134,7 +135,12 @@ class Base:
     def arms(self) -> tuple[str, ...]:
         """The arms that its generators make."""
         found = self.card.networks
-        arms = (("stage1", "stage1"), ("stage1+2", "stage2"), ("diffusion", "diffusion"))
+        arms = (
+            ("stage1", "stage1"),
+            ("stage1+2", "stage2"),
+            ("refined", "stage2"),
+            ("diffusion", "diffusion"),
+        )
         return tuple(arm for arm, network in arms if network in found)
 
     def check_arm(self, arm: str) -> None:
@@ -165,8 +171,7 @@ class Base:
             BaseWeightsError: the base has none, or its weights are of another network.
         """
         from loomsight.synthesis.diffusion import DiffusionSettings, DiffusionStage, build_diffusion
-        from loomsight.synthesis.fusion import FusionSettings, build_fusion
-        from loomsight.synthesis.multistage import Stage12
+        from loomsight.synthesis.multistage import Refined, Stage12
         from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
 
         self.check_arm(arm)
@@ -177,11 +182,18 @@ class Base:
                 size=self.card.patch,
             )
             return DiffusionStage(self._filled(network, "diffusion"))
+        if arm == "refined":
+            return Refined(self._fusion())
         texture = self._filled(build_generator(self._settings(TextureGanSettings, "stage1")), "stage1")
         if arm == "stage1":
             return Stage1(texture)
-        fusion = self._filled(build_fusion(self._settings(FusionSettings, "stage2")), "stage2")
-        return Stage12(Stage1(texture), fusion)
+        return Stage12(Stage1(texture), self._fusion())
+
+    def _fusion(self) -> FusionNetwork:
+        from loomsight.synthesis.fusion import FusionSettings, build_fusion
+
+        filled: FusionNetwork = self._filled(build_fusion(self._settings(FusionSettings, "stage2")), "stage2")
+        return filled
 
     def _settings(self, kind: Any, name: str) -> Any:
         return kind.parse(self.card.networks[name], where=f"{self.folder}: {name}")

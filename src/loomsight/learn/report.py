@@ -41,6 +41,7 @@ _ARMS = {
     "drawn": "defect drawn into this cloth by the loom",
     "stage1": "generated defect, set into this cloth",
     "stage1+2": "generated defect, fused into this cloth",
+    "refined": "drawn defect, fused into this cloth",
     "diffusion": "defect painted into this cloth by diffusion",
     "real": "labelled defect of a known fabric",
 }

@@ -36,7 +36,7 @@ def make_samples(
     """Make defects in a new fabric's good cloth.
 
     Args:
-        base: has the generator; arm: "stage1", "stage1+2" or "diffusion".
+        base: has the generator; arm: one of its ``arms``.
         good: pictures of the new fabric.
         code: its texture code by the base's encoder, float32 (d,).
         count: samples wanted.

@@ -1,7 +1,8 @@
-"""Stages 1 and 2 together: samples whose defect is fused into the cloth, with a mask of what really changed.
+"""Samples whose defect is fused into the cloth, with a mask of what really changed.
 
-Stage 1 makes a defect for the cloth's texture, :func:`set_in` has the fusion network repair it into a window
-of good cloth, and the mask is drawn anew from the difference.
+A defect comes from stage 1, which makes it for the cloth's texture, or is drawn by the loom;
+:func:`set_in` has the fusion network repair it into a window of good cloth, and the mask is made anew
+from the difference.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import Mask, Picture
+from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.edits import refine_mask
 from loomsight.synthesis.fusion import DILATION, FusionNetwork, fuse, region_around
-from loomsight.synthesis.patches import Look
+from loomsight.synthesis.patches import Look, shape_class
 from loomsight.synthesis.repeat import continued
 from loomsight.synthesis.samples import Sample
 from loomsight.synthesis.texture_gan import Stage1
@@ -51,6 +53,36 @@ class Stage12:
             image, mask = fused.get(at) or (window.copy(), np.zeros(window.shape[:2], bool))
             samples.append(Sample(window, image, mask, shape, self.name))
         return samples
+
+
+class Refined:
+    """The loom's drawn defects, repaired into the cloth by stage 2.
+
+    As in Shrivastava et al., Learning from Simulated and Unsupervised Images through Adversarial Training
+    (CVPR 2017): the drawing says what the defect is and where, the network makes it look as real ones do.
+    A :class:`~loomsight.synthesis.samples.Generator`.
+    """
+
+    name = "refined"
+
+    def __init__(self, network: FusionNetwork) -> None:
+        self._network = network.eval()
+
+    def make(
+        self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
+    ) -> list[Sample]:
+        """One defect in each window; the code is not used."""
+        drawn = [
+            draw_defect(window, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng) for window in cloth
+        ]
+        seen = [
+            (Look.of(window).encode(image), mask) for window, (image, mask) in zip(cloth, drawn, strict=True)
+        ]
+        made = set_in(self._network, cloth, seen, rng)
+        return [
+            Sample(window, image, mask, shape_class(given), self.name)
+            for window, (_, given), (image, mask) in zip(cloth, drawn, made, strict=True)
+        ]
 
 
 def set_in(

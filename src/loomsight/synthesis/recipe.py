@@ -14,10 +14,11 @@ of arms compares arms.
     drawn     the loom's defects drawn into the new cloth
     stage1    defects that the texture-conditioned GAN made, set hard into the new cloth
     stage1+2  the same, repaired into it by the fusion network
+    refined   the loom's defects, repaired into it by the fusion network
     diffusion defects that diffusion painted into the new cloth
     ========= ===========================================================================
 
-The last three are made beforehand and taken from a :class:`~loomsight.synthesis.samples.Bank`.
+The last four are made beforehand and taken from a :class:`~loomsight.synthesis.samples.Bank`.
 
 Tile k of a training is a function of the seed and k alone.
 """
@@ -45,7 +46,7 @@ from loomsight.synthesis.perlin import perlin_defect
 from loomsight.synthesis.samples import Sample
 
 SOURCE_ONLY = ("none", "augmix")
-GENERATED = ("stage1", "stage1+2", "diffusion")
+GENERATED = ("stage1", "stage1+2", "refined", "diffusion")
 """The arms that take their samples from a bank."""
 _STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and are moved by up to it
 
