@@ -67,6 +67,15 @@ def test_what_changed_nothing_is_invisible(seed: int) -> None:
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 500))
+def test_a_defect_beside_the_cloth_is_refused(seed: int) -> None:
+    sample = drawn(seed)
+    bare = np.full_like(sample.cloth, 250)
+    spot = changed_by(bare, square(), bare - 120.0)
+    assert GATE(spot) == "off the cloth"
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 500))
 def test_camera_noise_is_invisible(seed: int) -> None:
     good = cloth(seed)
     noise = np.random.default_rng(seed).normal(0, 4, good.shape[:2])[..., None]
@@ -162,3 +171,11 @@ def test_a_pasted_defect_passes_where_copies_are_not_looked_for() -> None:
         image, mask = paste(part, good, rng)
         refused.append(GATE(Sample(good, image, mask, 0, "paste")))
     assert sum(reason is not None for reason in refused) <= 2, refused
+
+
+def test_an_invisible_part_beside_a_visible_one_is_refused() -> None:
+    good, spot, nothing = cloth(5), square(10), np.zeros((112, 112), bool)
+    nothing[80:92, 80:92] = True
+    sample = changed_by(good, spot, good * 0.3)
+    assert GATE(sample) is None
+    assert GATE(replace(sample, mask=spot | nothing)) == "invisible"

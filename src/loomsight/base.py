@@ -135,13 +135,8 @@ class Base:
     def arms(self) -> tuple[str, ...]:
         """The arms that its generators make."""
         found = self.card.networks
-        arms = (
-            ("stage1", "stage1"),
-            ("stage1+2", "stage2"),
-            ("refined", "stage2"),
-            ("diffusion", "diffusion"),
-        )
-        return tuple(arm for arm, network in arms if network in found)
+        needs = {"stage1": "stage1", "stage1+2": "stage2", "refined": "stage2", "diffusion": "diffusion"}
+        return tuple(arm for arm, network in needs.items() if network in found)
 
     def check_arm(self, arm: str) -> None:
         """Whether it can make an arm, said before anything is loaded.

@@ -29,7 +29,10 @@ def synth(
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Samples to make.")] = 200,
     arm: Annotated[
-        str, typer.Option(help="How: stage1 (pasted hard), stage1+2 (fused into the cloth) or diffusion.")
+        str,
+        typer.Option(
+            help="How: stage1 (set hard), stage1+2 (fused), refined (drawn, then fused) or diffusion."
+        ),
     ] = "stage1+2",
     layout: Annotated[str, typer.Option(help="mvtec, coco, yolo or plain.")] = "mvtec",
     gate: Annotated[

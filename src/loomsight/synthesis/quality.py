@@ -4,8 +4,9 @@ A sample is rejected for one of these reasons, in this order:
 
 =====================  ==================================================================================
 too small, too large   its mask has too few pixels, or leaves too little good cloth around it
+off the cloth          most of it lies where nothing is woven: beside the selvedge
 background changed     a pixel farther from the mask than a margin differs from the cloth before
-invisible              the change is lost in the cloth's own texture
+invisible              the change, or that of a part of it, is lost in the cloth's own texture
 mask does not fit      the mask is not where the cloth visibly changed
 like good cloth        much changed, but into something that this cloth has elsewhere too
 copy                   it is nearer to a real known defect than two different real defects are
@@ -17,6 +18,8 @@ All but the last need the sample alone. That needs a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +27,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from loomsight.config import Config
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, agreement, changed, grown
-from loomsight.fabric.types import Picture
+from loomsight.fabric.types import Mask, Picture
 from loomsight.synthesis.samples import Sample
 
+_JOIN = 7  # pixels: pieces of a mask that are nearer are one part
+_PART = 0.7  # how visible a part of a mask must be, against the whole
 _SCALES = (1.0, 1.5, 3.0)  # pixels: as fine as a yarn, and as an eye that does not resolve the weave
 
 
@@ -39,6 +44,7 @@ class GateSettings(Config):
     margin: NonNegativeInt = 12  # pixels around the mask that may change
     smallest: PositiveInt = 6  # pixels of a mask
     largest: float = Field(0.6, gt=0, le=1)  # share of the window
+    woven: float = Field(2.0, ge=0)  # grey levels by which threads differ, at least, where there is cloth
 
 
 class QualityGate:
@@ -60,13 +66,17 @@ class QualityGate:
             return "too small"
         if mask.mean() > settings.largest:
             return "too large"
+        if float((liveliness(sample.cloth)[mask] < settings.woven).mean()) > 0.5:
+            return "off the cloth"
         if (sample.image != sample.cloth)[~grown(mask, settings.margin)].any():
             return "background changed"
         return self._unseen(sample) or ("copy" if self._copied(sample) else None)
 
     def _unseen(self, sample: Sample) -> str | None:
         settings = self._settings
-        if visibility(sample) < settings.visible:
+        parts = _parts(sample.mask)
+        weakest = min((visibility(replace(sample, mask=part)) for part in parts), default=0.0)
+        if visibility(sample) < settings.visible or weakest < _PART * settings.visible:
             return "invisible"
         if agreement(sample.mask, changed(sample.cloth, sample.image)) < settings.agreement:
             return "mask does not fit"
@@ -77,6 +87,13 @@ class QualityGate:
             return False
         self._features = self._features or PatchFeatures()
         return bool(self._memory.copies([sample], self._features)[0])
+
+
+def _parts(mask: Mask) -> list[Mask]:
+    """The parts of a mask that an eye sees as defects of their own."""
+    joined = cv2.dilate(mask.astype(np.uint8), np.ones((_JOIN, _JOIN), np.uint8))
+    count, labels = cv2.connectedComponents(joined)
+    return [mask & (labels == label) for label in range(1, count)]
 
 
 def visibility(sample: Sample) -> float:
@@ -116,6 +133,12 @@ def strangeness(sample: Sample) -> float:
         usual = max(float(np.quantile(np.abs(before - middle), 0.75)) / spread, 0.3)
         best = max(best, float(np.quantile(np.abs(after[sample.mask] - middle), 0.75)) / spread / usual)
     return best
+
+
+def liveliness(image: Picture) -> NDArray[np.float32]:
+    """Deviation of the grey levels around each pixel, over some threads; float32 HW."""
+    texture = _texture(image)
+    return np.asarray(np.sqrt(cv2.blur(texture * texture, (15, 15))), np.float32)
 
 
 def _maps(image: Picture) -> list[NDArray[np.float32]]:
