@@ -11,7 +11,8 @@ steps, batch and share of synthetic tiles. The operating point is set on the ten
 Arms with a generator need a base for each fold, trained on the fold's known fabrics alone. It is trained with
 ``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
-``@base`` starts from the base's segmenter. The arm ``oracle`` sees half of the new fabric's real defects,
+``@base`` starts from the base's segmenter; ``@without fuzzy ball`` leaves this type of defect out of the
+known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects,
 and is tested on the other half.
 
 Finished rows are kept in the results file (JSON lines) and not computed again, so the work can be done in
@@ -73,8 +74,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/new_fabric.jsonl"))
     parser.add_argument("--bases", type=Path, default=Path("benchmarks/bases"), help="a base for each fold")
-    parser.add_argument("--base-minutes", type=float, default=12.0, help="to train a base that is missing")
+    parser.add_argument("--base-minutes", type=float, default=15.0, help="to train a base that is missing")
     parser.add_argument("--base-diffusion", action="store_true", help="train diffusion in it too")
+    parser.add_argument("--against", default="none,drawn", help="arms that the others are compared with")
     parser.add_argument(
         "--report", action="store_true", help="print the table of the results file, run nothing"
     )
@@ -87,7 +89,8 @@ def main() -> None:
             sys.exit(f"new_fabric: {asked.data} is not there: give a tree of fabrics with --data")
         run_missing(asked, done)
         done = list(read_rows(asked.results))
-    print(table(done), against(done), sep="\n\n", end="\n\n")
+    compared = [against(done, base) for base in asked.against.split(",")]
+    print(table(done), *compared, sep="\n\n", end="\n\n")
     print(json.dumps(done))
 
 
@@ -131,10 +134,16 @@ def measure(
         shown = {id(picture) for picture in defective[::2]}
         known += [picture for picture in test if id(picture) in shown]
         test = [picture for picture in test if id(picture) not in shown]
+    if variant.startswith("without "):
+        left_out = variant.removeprefix("without ")
+        known = [picture for picture in known if left_out not in picture.types]
+        test = [p for p in test if left_out in p.types or (p.mask is not None and not p.mask.any())]
+        if not any(left_out in picture.types for picture in test):
+            return []
     recipe = Recipe(arms=("drawn",) if name == "oracle" else arms_of(name))
     base = None
     if set(recipe.arms) & set(GENERATED) or variant == "base":
-        base = fold_base(asked, fold, known)
+        base = fold_base(asked, fold, known, variant if variant.startswith("without ") else "")
     made: dict[str, list[Sample]] = {}
     if base is not None:
         code = code_of(base, fold, [cache[item.path] for item in fold.seen_good], known, variant)
@@ -178,9 +187,9 @@ def measure(
     return rows
 
 
-def fold_base(asked: argparse.Namespace, fold: Fold, known: list[LabelledPicture]) -> Base:
+def fold_base(asked: argparse.Namespace, fold: Fold, known: list[LabelledPicture], variant: str = "") -> Base:
     """The base of a fold, trained on its known fabrics if it is not there yet."""
-    folder = asked.bases / fold.fabric
+    folder = asked.bases / f"{fold.fabric} {variant}".strip().replace(" ", "-")
     if not folder.is_dir():
         settings = BaseSettings(minutes=asked.base_minutes, diffusion=asked.base_diffusion, encoder="vgg16")
         train_base_on(
@@ -264,7 +273,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def against(rows: list[dict[str, Any]], base: str = "none") -> str:
+def against(rows: list[dict[str, Any]], base: str) -> str:
     """Markdown: each arm's per-picture AP and recall less those of ``base``, paired by fold and seed."""
     lines = [
         f"| arm less {base}, same steps | pairs | ap_picture (95 %) | recall (95 %) |",
@@ -282,7 +291,7 @@ def against(rows: list[dict[str, Any]], base: str = "none") -> str:
             continue
         cells = []
         for column in ("ap_picture", "recall"):
-            first, second = ([pair[i][column] for pair in pairs] for i in (0, 1))
+            first, second = (np.array([pair[i][column] for pair in pairs]) for i in (0, 1))
             gain = paired_difference(first, second, np.random.default_rng(0))
             cells.append(f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
         lines.append(f"| {arm} | {len(pairs)} | " + " | ".join(cells) + " |")
