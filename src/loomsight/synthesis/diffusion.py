@@ -1,14 +1,15 @@
 """Diffusion: a defect is painted into good cloth by taking noise away, step by step.
 
-The other way to a defect beside the GAN, with the same interface. A picture x₀ is drowned in noise,
+The other way to a defect beside the GAN, with the same interface. What a defect changed in its cloth, x₀, is
+drowned in noise,
 
     x_t = α_t x₀ + σ_t ε,   α_t² + σ_t² = 1,
 
 and a network learns to see through it (Ho et al., NeurIPS 2020). Ours predicts v = α_t ε − σ_t x₀ (Salimans
-and Ho, ICLR 2022), which is well defined at every t. It is told, as further channels, the cloth with the
-region to be painted blanked, that region, and where in it the defect is; and, as an embedding, the cloth's
-texture code and the defect's shape class. Sampling is DPM-Solver++ (Lu et al., 2022): 12 calls of the
-network where the noising had 1,000 steps.
+and Ho, ICLR 2022), which is well defined at every t. It is told, as further channels, the cloth without the
+defect, the region that may change, and where in it the defect is; and, as an embedding, the cloth's texture
+code and the defect's shape class. So it need not learn to weave: it has the cloth, and paints the change.
+Sampling is DPM-Solver++ (Lu et al., 2022): 12 calls of the network where the noising had 1,000 steps.
 
 Masks are not invented: they are those of known and drawn defects, kept as bits beside the weights, mirrored
 and scaled. Read top to bottom: pictures, noise, network, training step, training, masks, generation.
@@ -49,12 +50,11 @@ _BANK = 256  # masks kept with the weights
 _FOLD = 2  # px: squares of so many pixels a side are one place of the network, which costs a quarter
 _CONTEXTS = (64, 96, 128)  # px: the square of cloth that the network sees around a defect
 _MARGIN = 10  # px of that square left around a mask
-_RING_FREE = 0.5  # of the noising: below it the ring around the mask is painted too, above it stays the cloth
 _LUMA, _CHROMA = (
     4.0,
     16.0,
 )  # bring weave and tint, in a Look 0.18 and 0.03 to 0.1, to about the noise's strength
-_FARTHEST = 6.0  # what a picture is at most, scaled so
+_FARTHEST = 6.0  # what a change is at most, scaled so
 _BLEND = 3.0  # px over which the painted passes into the cloth at the region's edge
 
 
@@ -66,7 +66,6 @@ class DiffusionSettings(Config):
     batch: PositiveInt = 16
     lr: PositiveFloat = 6e-4
     ema: float = Field(0.998, ge=0, lt=1)
-    restored: float = Field(0.15, ge=0, le=1)  # share of patches without a defect: cloth is woven on
     snr_limit: PositiveFloat = 5.0  # of min-SNR weighting
     ring_weight: float = Field(0.4, ge=0)  # of the cloth between the mask and the region's edge
     sampling_steps: int = Field(12, ge=2, le=25)  # calls of the network for a generation
@@ -78,8 +77,8 @@ class DiffusionSettings(Config):
 def seen_as(look: Look, image: Picture) -> Float[NDArray[np.float32], "3 h w"]:
     """A picture as the denoiser sees it: in its Look, as brightness and two differences of colour.
 
-    Both of about unit variance. Of a picture much weaker than the noise, v is little else than the noise,
-    and a network that copies noise well learns nothing of cloth.
+    Both of about unit variance, and so are changes of them. Of what is much weaker than the noise, v is
+    little else than the noise, and a network that copies noise well learns nothing else.
     """
     red, green, blue = look.encode(image)
     both = (red + green) / 2
@@ -212,14 +211,14 @@ class DefectDiffusion(nn.Module):
         """The velocity v.
 
         Args:
-            noisy: x_t. Sides are multiples of 8.
+            noisy: x_t, of a change of the cloth. Sides are multiples of 8.
             t: noising steps in [0, 999].
-            cloth: as seen_as gives it; what lies in the region is not used.
-            region: 1 where it paints; mask: 1 on the defect.
+            cloth: without the defect, as seen_as gives it.
+            region: 1 where it may change; mask: 1 on the defect.
             code: texture codes; shape: indices into SHAPES.
         """
         told = torch.cat([self.projection(code), F.one_hot(shape, len(SHAPES)).to(noisy.dtype)], 1)
-        seen = torch.cat([noisy, cloth * (1 - region), region, mask], 1)
+        seen = torch.cat([noisy, cloth, region, mask], 1)
         out: Tensor = self.unet(F.pixel_unshuffle(seen, _FOLD), t, class_labels=self.embed(told)).sample
         return F.pixel_shuffle(out, _FOLD)
 
@@ -255,9 +254,10 @@ def build_diffusion(
 
 
 class Batch(TypedDict):
-    """What a training step takes; pictures as :func:`seen_as` gives them."""
+    """What a training step takes: cloth as :func:`seen_as` gives it, and how the defect changed that."""
 
-    image: Float[Tensor, "b 3 h w"]
+    change: Float[Tensor, "b 3 h w"]
+    cloth: Float[Tensor, "b 3 h w"]
     region: Float[Tensor, "b 1 h w"]
     mask: Float[Tensor, "b 1 h w"]
     code: Float[Tensor, "b d"]
@@ -278,7 +278,7 @@ class DiffusionTask:
     def step(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         if self._noising is None:
             self._noising = Noising.cosine(context.device)
-        x0, noising = batch["image"], self._noising
+        x0, noising = batch["change"], self._noising
         random: dict[str, Any] = {"generator": context.generator, "device": context.device}
         # One step from each of b equal parts of the schedule: the loss is steadier than with b free ones.
         place = torch.rand(1, **random) + torch.arange(len(x0), device=context.device) / len(x0)
@@ -286,7 +286,9 @@ class DiffusionTask:
         noise = torch.randn(x0.shape, **random)
         region, mask = batch["region"], batch["mask"]
         with context.autocast():
-            v = self._network(noising.noisy(x0, noise, t), t, x0, region, mask, batch["code"], batch["shape"])
+            v = self._network(
+                noising.noisy(x0, noise, t), t, batch["cloth"], region, mask, batch["code"], batch["shape"]
+            )
         loss = diffusion_loss(
             v.float(), noising, x0=x0, noise=noise, t=t, region=region, mask=mask, settings=self._settings
         )
@@ -318,21 +320,20 @@ def diffusion_loss(
 
 
 def make_batch(maker: PatchMaker, k: int, settings: DiffusionSettings, seed: int) -> Batch:
-    """The batch of step ``k``; a share of its patches is good cloth with nothing to be painted but cloth."""
+    """The batch of step ``k``."""
     rng = np.random.default_rng([seed, k, 11])
-    images, regions, masks = [], [], []
+    changes, cloths, regions, masks = [], [], [], []
     patches = maker.batch(k, settings.batch)
     for patch in patches:
-        image, mask = patch.image, patch.mask
-        region = _around(mask, int(rng.integers(4, 11)))
-        good = maker.good(patch.fabric, rng) if rng.random() < settings.restored else None
-        if good is not None:
-            image, mask = good, np.zeros_like(mask)
-        images.append(seen_as(Look.of(image, region), image))
+        region = _around(patch.mask, int(rng.integers(4, 11)))
+        look = Look.of(patch.image, region)
+        cloths.append(seen_as(look, patch.cloth))
+        changes.append((seen_as(look, patch.image) - cloths[-1]) * region)
         regions.append(region[None])
-        masks.append(mask[None])
+        masks.append(patch.mask[None])
     return {
-        "image": torch.from_numpy(np.stack(images)),
+        "change": torch.from_numpy(np.stack(changes)),
+        "cloth": torch.from_numpy(np.stack(cloths)),
         "region": torch.from_numpy(np.stack(regions)).float(),
         "mask": torch.from_numpy(np.stack(masks)).float(),
         "code": torch.from_numpy(np.stack([patch.code for patch in patches])),
@@ -465,7 +466,7 @@ class DiffusionStage:
         shapes = torch.tensor([plan.shape for plan in plans], device=device)
         untyped: Any = DPMSolverMultistepScheduler
         sampler = untyped(
-            **_schedule() | {"prediction_type": "sample"},  # it is given x₀, with the known cloth in it
+            **_schedule() | {"prediction_type": "sample"},  # it is given x₀, 0 outside the region
             lambda_min_clipped=-5.1,  # where the cosine schedule is noise and nothing else
         )
         with warnings.catch_warnings():
@@ -479,11 +480,9 @@ class DiffusionStage:
         for t in sampler.timesteps:
             steps = t.expand(count)
             v = self._network(x, steps, known, region, mask, codes, shapes)
-            seen = self._noising.picture(x, v, steps).clamp(-_FARTHEST, _FARTHEST) * channels
-            # Outside the region the cloth is known; its ring is, until the weave's place is settled.
-            free = region if t < _NOISE_STEPS * _RING_FREE else mask
-            x = sampler.step(known + free * (seen - known), t, x).prev_sample
-        return [shown(plan.look, seen) for plan, seen in zip(plans, x.cpu().numpy(), strict=True)]
+            change = self._noising.picture(x, v, steps).clamp(-_FARTHEST, _FARTHEST) * channels * region
+            x = sampler.step(change, t, x).prev_sample
+        return [shown(plan.look, seen) for plan, seen in zip(plans, (known + x).cpu().numpy(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
