@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from loomsight.synthesis.edits import clean_mask, painted, placed, refine_mask, rendered
+from loomsight.synthesis.edits import (
+    clean_mask,
+    painted,
+    placed,
+    refine_mask,
+    rendered,
+    strength,
+    strengthened,
+)
 
 
 def test_an_edit_that_keeps_the_weave_and_adds_no_tone_changes_nothing() -> None:
@@ -70,3 +78,20 @@ def test_where_the_weave_is_lost_the_mask_stays_in_one_piece() -> None:
     refined = refine_mask(before, after, mask, mask)
     assert refined[mask].mean() > 0.9
     assert not refine_mask(before, before, mask, mask).any()
+
+
+def test_an_edit_is_made_as_strong_as_wanted() -> None:
+    rng = np.random.default_rng(0)
+    cloth = rng.normal(0, 0.1, (3, 64, 64)).astype(np.float32)
+    mask = np.zeros((64, 64), bool)
+    mask[20:40, 20:30] = True
+    weak = np.concatenate((np.full((3, 64, 64), 0.05), np.ones((1, 64, 64)))).astype(np.float32)
+
+    def strong(edit: np.ndarray) -> float:
+        change = torch.from_numpy(painted(cloth, edit) - cloth)[None]
+        return float(strength(change, torch.from_numpy(mask)[None, None].float()))
+
+    assert strong(weak) == pytest.approx(0.05, abs=0.005)
+    assert strong(strengthened(cloth, weak, mask, 0.15)) == pytest.approx(0.15, abs=0.02)
+    assert strong(strengthened(cloth, weak, mask, 0.9)) == pytest.approx(0.2, abs=0.02)
+    assert weak[0, 0, 0] == np.float32(0.05)

@@ -247,7 +247,7 @@ def test_new_noise_is_near_that_of_known_defects_of_its_class() -> None:
     shapes, random = torch.tensor([2, 2, 2, 2, 0]), torch.Generator().manual_seed(0)
     assert 0.5 < float(generator.noise(shapes, random).std()) < 1.5  # nothing is known yet: N(0, 1)
     maps = torch.stack([torch.full((8, 4, 4), 10.0 + k) for k in range(4)])
-    generator.remember(maps, torch.tensor([2, 2, 2, 2]))
+    generator.remember(maps, torch.tensor([2, 2, 2, 2]), torch.full((4,), 0.3))
     z = generator.noise(shapes, random)
     assert 6 < float(z[:4].min()) < float(z[:4].max()) < 17
     assert float(z[4].abs().max()) < 6  # of another class nothing is known
@@ -257,3 +257,4 @@ def test_new_noise_is_near_that_of_known_defects_of_its_class() -> None:
 def test_a_training_remembers_known_defects_of_every_class_it_met() -> None:
     assert trained()[0].met.sum() > 100
     assert trained()[0].latents.abs().max() > 0
+    assert 0.02 < trained()[0].strengths[trained()[0].met > 8].median() < 1

@@ -43,7 +43,15 @@ from torch import Tensor, nn
 from loomsight.config import Config
 from loomsight.fabric.types import Mask, Picture
 from loomsight.progress import Progress
-from loomsight.synthesis.edits import clean_mask, painted, placed, refine_mask, rendered
+from loomsight.synthesis.edits import (
+    clean_mask,
+    painted,
+    placed,
+    refine_mask,
+    rendered,
+    strength,
+    strengthened,
+)
 from loomsight.synthesis.gan import GanTask, Objective, diff_augment, spectral
 from loomsight.synthesis.patches import SHAPES, DefectPatch, Look, PatchMaker
 from loomsight.synthesis.samples import Sample
@@ -56,6 +64,7 @@ _CELL = 16  # pixels a cell of the noise map becomes: four doublings
 _CELLS = 4  # a side of the noise map of a training patch
 _MOVED = 0.7  # of the difference of two known defects, at most, that a new one lies away from a third
 _REMEMBERING = 6  # how many known defects are looked at, for each that is kept of a class
+_MIDDLING = 0.2  # strength of a defect of a class that was never met
 _NOISE = 0.1  # deviation of what is added to a map besides
 
 
@@ -158,10 +167,12 @@ class TextureGenerator(nn.Module):
         project: the :class:`CodeProjection`.
         settings: what it was built from.
         latents: noise maps of known defects, (class, place, z·4·4).
+        strengths: how strong each of these is (:func:`~loomsight.synthesis.edits.strength`), (class, place).
         met: how many of each class were remembered so far; the last ones are kept.
     """
 
     latents: Tensor
+    strengths: Tensor
     met: Tensor
 
     def __init__(self, settings: TextureGanSettings) -> None:
@@ -184,6 +195,7 @@ class TextureGenerator(nn.Module):
         nn.init.constant_(self.out.bias[4:], -2.0)  # type: ignore[index]  # defects are small: begin so
         shape = (len(SHAPES), settings.remembered, settings.noise * _CELLS * _CELLS)
         self.register_buffer("latents", torch.zeros(shape))
+        self.register_buffer("strengths", torch.zeros(shape[:2]))
         self.register_buffer("met", torch.zeros(len(SHAPES), dtype=torch.int64))
 
     def forward(
@@ -209,10 +221,13 @@ class TextureGenerator(nn.Module):
         return torch.cat((x[:, :3].tanh(), x[:, 3:].sigmoid()), 1)
 
     @torch.no_grad()
-    def remember(self, maps: Float[Tensor, "n z 4 4"], shapes: Int[Tensor, " n"]) -> None:
-        """Keep the noise maps of known defects."""
-        for one, shape in zip(maps, shapes.tolist(), strict=True):
-            self.latents[shape, self.met[shape] % self.settings.remembered] = one.flatten()
+    def remember(
+        self, maps: Float[Tensor, "n z 4 4"], shapes: Int[Tensor, " n"], strengths: Float[Tensor, " n"]
+    ) -> None:
+        """Keep the noise maps of known defects, and how strong they are."""
+        for one, shape, strong in zip(maps, shapes.tolist(), strengths, strict=True):
+            place = self.met[shape] % self.settings.remembered
+            self.latents[shape, place], self.strengths[shape, place] = one.flatten(), strong
             self.met[shape] += 1
 
     @torch.no_grad()
@@ -398,7 +413,7 @@ class TextureGanTask(GanTask):
             mean, logarithm = self.encoder(both, batch["under"])
         mean, logarithm = mean.float(), logarithm.float()
         if mean.shape[-1] == _CELLS:
-            self._texture.remember(mean.detach(), batch["shape"])
+            self._texture.remember(mean.detach(), batch["shape"], known_strength(batch))
         noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
         z, codes = mean + (0.5 * logarithm).exp() * noise, self._project(batch["code"])
         with context.autocast():
@@ -423,6 +438,11 @@ def set_on(good: Float[Tensor, "n 3 s s"], made: Float[Tensor, "n 5 s s"]) -> Fl
     """
     alpha = made[:, 4:]
     return torch.cat((good + alpha * (rendered(good, made[:, :4]) - good), alpha), 1)
+
+
+def known_strength(batch: Batch) -> Float[Tensor, " n"]:
+    """How strong the real and drawn defects of a batch are."""
+    return strength(batch["both"][:, :3] - batch["under"], batch["both"][:, 3:])
 
 
 def mismatched(batch: Batch) -> tuple[Batch, Int[Tensor, " m"]]:
@@ -502,7 +522,7 @@ def _remember(generator: TextureGenerator, encoder: Encoder, patches: PatchMaker
             break  # the maps of other patches have another size
         with torch.inference_mode():
             mean, _ = encoder(batch["both"].to(device), batch["under"].to(device))
-        generator.remember(mean, batch["shape"])
+        generator.remember(mean, batch["shape"], known_strength(batch))
 
 
 def _codes(patches: PatchMaker) -> Float[NDArray[np.float32], "n d"]:
@@ -566,7 +586,8 @@ class Stage1:
     ) -> tuple[list[int], list[tuple[Float[NDArray[np.float32], "3 h w"], Mask] | None]]:
         """A defect for each window of good cloth, somewhere in it.
 
-        Most are generated at 64 pixels, some at 96 and 128, and each is resized by 0.7 to 1.5.
+        Most are generated at 64 pixels, some at 96 and 128, and each is resized by 0.7 to 1.5, and made as
+        strong as some known defect of its class.
 
         Returns:
             The shape class of each, and its window with the edit rendered into all of it, in Look units,
@@ -587,8 +608,15 @@ class Stage1:
                 mask = clean_mask(probability)
                 if mask.any():
                     there, mask = placed(edit, mask, rng, cloth[k].shape[:2])
-                    found[k] = (painted(Look.of(cloth[k]).encode(cloth[k]), there), mask)
+                    seen = Look.of(cloth[k]).encode(cloth[k])
+                    there = strengthened(seen, there, mask, self._strength(int(shapes[k]), rng))
+                    found[k] = (painted(seen, there), mask)
         return shapes.tolist(), found
+
+    def _strength(self, shape: int, rng: np.random.Generator) -> float:
+        """That of some known defect of a class; a middling one where none is known."""
+        known = min(int(self.generator.met[shape]), self.generator.settings.remembered)
+        return float(self.generator.strengths[shape, rng.integers(known)]) if known else _MIDDLING
 
     def make(
         self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
