@@ -13,8 +13,9 @@ T learns from known fabrics, whose patches with a real defect it must give back.
 
 * *their own* defect, with its window blanked and its pixels changed as a generator would have them: hinge
   reconstruction, features, and its discriminator D_T judge the repair;
-* a *foreign* one, of stage 1 or of another fabric, in good cloth: what the defect should look like there
-  nobody knows, so only D_T judges it, while the cloth around it must be as it was.
+* a *foreign* one, of stage 1 or drawn by the loom, in good cloth: what the defect should look like there
+  nobody knows, so D_T judges it, which has seen real ones only; it must stay a little like what was given
+  (self-regularisation, Shrivastava et al., CVPR 2017), and the cloth around it must be as it was.
 
 Everything happens in the cloth's own :class:`~loomsight.synthesis.patches.Look`, where 0 is its mean.
 
@@ -65,7 +66,8 @@ class FusionSettings(Config):
     features: NonNegativeFloat = 1.0
     adversarial: NonNegativeFloat = 0.2
     backbone: Literal["lite0", "vgg16"] = "lite0"  # of the features; VGG16 takes four times as long
-    foreign: float = Field(default=0.4, ge=0, le=1)  # share of composites with a defect from elsewhere
+    foreign: float = Field(default=0.5, ge=0, le=1)  # share of composites with a defect from elsewhere
+    kept: NonNegativeFloat = 0.2  # weight of a pixel of such a defect in the reconstruction
     ema: float = Field(default=0.995, ge=0, lt=1)
 
 
@@ -284,8 +286,9 @@ class FusionTask:
             losses["adversarial"] = generator_loss(Objective.HINGE, fake)
 
         truth_known = own.view(-1, 1, 1, 1).to(mask.dtype)
-        weight = mask * truth_known + settings.ring * (region - mask)
-        losses["reconstruction"] = hinge_reconstruction(said, cloth, weight, settings.margin)
+        weight = mask * torch.where(truth_known > 0, 1.0, settings.kept) + settings.ring * (region - mask)
+        truth = torch.where((mask > 0) & (truth_known == 0), batch["defect"], cloth)
+        losses["reconstruction"] = hinge_reconstruction(said, truth, weight, settings.margin)
         if self._features is not None and bool(own.any()):
             self._features.to(context.device)
             losses["features"] = self._features.distance(fused[own], cloth[own])
@@ -328,7 +331,7 @@ class CompositeMaker:
 
     Args:
         patches: known fabrics.
-        stage1: where foreign defects come from; without it they come from other patches of the batch.
+        stage1: where half of the foreign defects come from; without it all of them are drawn.
     """
 
     def __init__(
@@ -352,7 +355,7 @@ class CompositeMaker:
     def batch(self, k: int) -> Batch:
         """The batch of step ``k``."""
         rng = np.random.default_rng([self._seed, k, 13])
-        found = self._patches.batch(k, self._settings.batch)
+        found = self._patches.batch(k, self._settings.batch, drawn=0.0)
         seen = [Look.of(patch.image, patch.mask).encode(patch.image) for patch in found]
         rows = [self._row(found, seen, at, rng) for at in range(len(found))]
         names = ("cloth", "window", "defect", "mask", "region", "own")
@@ -376,14 +379,16 @@ class CompositeMaker:
             defect, mask = perturbed(seen[at], patch.mask, rng)
             covered = patch.mask | mask
         else:
-            cloth, own = Look.of(good).encode(good), False
-            if self._foreign:
+            own = False
+            if rng.random() < 0.5 or not self._foreign:
+                drawn = self._patches.patch(rng, drawn=1.0)
+                look, mask = Look.of(drawn.cloth), drawn.mask
+                cloth, defect = look.encode(drawn.cloth), look.encode(drawn.image)
+            else:
+                cloth = Look.of(good).encode(good)
                 edit, mask = self._foreign[int(rng.integers(len(self._foreign)))]
                 edit, mask = placed(edit, mask, rng, cloth.shape[1:])
                 defect = painted(cloth, edit)
-            else:
-                other = (at + 1 + int(rng.integers(max(1, len(found) - 1)))) % len(found)
-                defect, mask = placed(seen[other], found[other].mask, rng, cloth.shape[1:])
             covered = mask
         region = region_around(covered, int(rng.integers(DILATION[0], DILATION[1] + 1)))
         masks = (mask[None].astype(np.float32), region[None].astype(np.float32))
@@ -427,7 +432,7 @@ def train_fusion(
 
     Args:
         patches: of known fabrics, a multiple of 8 pixels a side.
-        stage1: makes the foreign defects; without it, they are other fabrics' real ones.
+        stage1: makes half of the foreign defects; without it, all are drawn.
 
     Raises:
         TrainingError: it diverged.

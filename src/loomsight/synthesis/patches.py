@@ -151,16 +151,17 @@ class PatchMaker:
         """The fabrics that patches come from."""
         return tuple(dict.fromkeys((*self._real, *self._good)))
 
-    def batch(self, k: int, count: int) -> list[DefectPatch]:
-        """The patches of step ``k``."""
+    def batch(self, k: int, count: int, *, drawn: float | None = None) -> list[DefectPatch]:
+        """The patches of step ``k``; ``drawn`` is another share than the maker's."""
         rng = np.random.default_rng([self._seed, k, 7])
-        return [self.patch(rng) for _ in range(count)]
+        return [self.patch(rng, drawn=drawn) for _ in range(count)]
 
-    def patch(self, rng: np.random.Generator) -> DefectPatch:
+    def patch(self, rng: np.random.Generator, *, drawn: float | None = None) -> DefectPatch:
         """One patch."""
+        share = self._drawn if drawn is None else drawn
         while True:
-            drawn = self._good and (not self._real or rng.random() < self._drawn)
-            found = self._draw(rng) if drawn else self._cut(rng)
+            draw = self._good and (not self._real or rng.random() < share)
+            found = self._draw(rng) if draw else self._cut(rng)
             if found is not None:
                 return found
 
