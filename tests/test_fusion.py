@@ -23,7 +23,7 @@ from loomsight.synthesis.fusion import (
     region_around,
     train_fusion,
 )
-from loomsight.synthesis.multistage import Stage12
+from loomsight.synthesis.multistage import Refined, Stage12
 from loomsight.synthesis.patches import PatchMaker
 from loomsight.synthesis.repeat import continued
 from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
@@ -220,3 +220,26 @@ def test_the_same_seed_trains_the_same_network(patches: PatchMaker) -> None:
 
 def test_the_weights_fit_into_the_base() -> None:
     assert 2 * sum(parameter.numel() for parameter in build_fusion().parameters()) < 2.5e6
+
+
+def test_drawn_defects_are_refined_in_any_cloth(untrained: FusionNetwork) -> None:
+    windows = [to_rgb(weave(ClothSpec(grey=k > 0), 96, 96, np.random.default_rng(k)).image) for k in range(4)]
+    samples = Refined(untrained).make(windows, np.zeros(4, np.float32), np.random.default_rng(5))
+    again = Refined(untrained).make(windows, np.zeros(4, np.float32), np.random.default_rng(5))
+    assert [sample.origin for sample in samples] == ["refined"] * 4
+    assert sum(sample.mask.any() for sample in samples) >= 3
+    for sample, same, window in zip(samples, again, windows, strict=True):
+        assert np.array_equal(sample.image, same.image)
+        assert np.array_equal(
+            sample.image[~region_around(sample.mask, 24)], window[~region_around(sample.mask, 24)]
+        )
+
+
+def test_training_composites_of_foreign_defects_are_drawn_ones_where_there_is_no_stage_1(
+    patches: PatchMaker,
+) -> None:
+    batch = CompositeMaker(patches, SMALL.model_copy(update={"foreign": 1.0, "batch": 12})).batch(0)
+    assert not batch["own"].any()
+    under = (batch["mask"] > 0).expand(-1, 3, -1, -1)
+    assert (batch["defect"][under] != batch["cloth"][under]).float().mean() > 0.5
+    assert (batch["defect"][~under] == batch["cloth"][~under]).float().mean() > 0.5
