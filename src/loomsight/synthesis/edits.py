@@ -123,7 +123,8 @@ def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Ma
 
     The change, |after − before| averaged over a yarn or two, is measured against the cloth's own variation in
     the region: a pixel of the mask around which less than a fifth of it changed is dropped, for nobody sees
-    a defect there; a pixel outside the mask that changed by more than twice as much, which threads that lie
+    a defect there, and so is one that changed by less than a third of what the strongest tenth did, for there
+    an eye sees the edge; a pixel outside the mask that changed by more than twice as much, which threads that lie
     otherwise do not, is added if it touches the defect.
 
     Args:
@@ -135,9 +136,10 @@ def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Ma
     cloth = before[region].astype(np.float32)
     own = max(6.0, float(cloth.std(axis=0).max())) if len(cloth) else 6.0
     # Where the weave is lost only its threads change: an average over them keeps the mask in one piece.
-    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 2.0)
-    within = cv2.GaussianBlur(change * mask, (0, 0), 2.0) / np.maximum(weight, 1e-3)
-    kept = (mask & region & (within > max(3.0, own / 5))).astype(np.uint8)
+    weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
+    within = cv2.GaussianBlur(change * mask, (0, 0), 1.5) / np.maximum(weight, 1e-3)
+    strongest = float(np.quantile(within[mask], 0.9)) if mask.any() else 0.0
+    kept = (mask & region & (within > max(3.0, own / 5, strongest / 3))).astype(np.uint8)
     kept = cv2.morphologyEx(kept, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)).astype(bool) & mask & region
     strong = region & ((cv2.GaussianBlur(change, (0, 0), 1.0) > 2 * own) | kept)
     _, labels = cv2.connectedComponents(strong.astype(np.uint8), connectivity=8)
