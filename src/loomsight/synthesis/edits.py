@@ -124,8 +124,8 @@ def refine_mask(before: Picture, after: Picture, mask: Mask, region: Mask) -> Ma
     The change, |after − before| averaged over a yarn or two, is measured against the cloth's own variation in
     the region: a pixel of the mask around which less than a fifth of it changed is dropped, for nobody sees
     a defect there, and so is one that changed by less than a third of what the strongest tenth did, for there
-    an eye sees the edge; a pixel outside the mask that changed by more than twice as much, which threads that lie
-    otherwise do not, is added if it touches the defect.
+    an eye sees the edge; a pixel outside the mask that changed by more than twice as much, which threads
+    that lie otherwise do not, is added if it touches the defect.
 
     Args:
         before, after: uint8 HWC.

@@ -72,8 +72,14 @@ class Look:
 
     @classmethod
     def of(cls, image: Picture, mask: Mask | None = None) -> Look:
-        """The look of a cloth, from one picture, uint8 HWC, without what lies under ``mask``."""
+        """The look of a cloth, from one picture, uint8 HWC, without what lies under ``mask``.
+
+        Pure white and black are no cloth but what lies beside a selvedge, unless there is little else.
+        """
         pixels = image[~mask] if mask is not None and not mask.all() else image.reshape(-1, 3)
+        woven = (pixels.min(axis=1) < 252) & (pixels.max(axis=1) > 3)
+        if 0.05 < woven.mean() < 1:
+            pixels = pixels[woven]
         values = pixels.astype(np.float32)
         deviation = float(values.mean(axis=1).std())
         return cls(values.mean(axis=0), float(np.clip(24 / (deviation + 1), 0.6, 2.5)))
