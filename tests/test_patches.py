@@ -82,10 +82,12 @@ def test_a_look_is_that_of_the_cloth_and_not_of_the_defect() -> None:
     image = np.full((32, 32, 3), 100, np.uint8)
     mask = np.zeros((32, 32), bool)
     mask[4:20, 4:20] = True
-    image[mask] = 255
+    image[mask] = 240
     assert np.allclose(Look.of(image, mask).mean, 100)
     assert Look.of(image).mean[0] > 130
     assert np.allclose(Look.of(image, np.ones_like(mask)).mean, Look.of(image).mean)
+    image[mask] = 255  # beside a selvedge
+    assert np.allclose(Look.of(image).mean, 100)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ A sample is rejected for one of these reasons, in this order:
 
 =====================  ==================================================================================
 too small, too large   its mask has too few pixels, or leaves too little good cloth around it
-off the cloth          most of it lies where nothing is woven: beside the selvedge
+off the cloth          some of it lies where nothing is woven: beside the selvedge
 background changed     a pixel farther from the mask than a margin differs from the cloth before
 invisible              the change, or that of a part of it, is lost in the cloth's own texture
 mask does not fit      the mask is not where the cloth visibly changed
@@ -45,6 +45,7 @@ class GateSettings(Config):
     smallest: PositiveInt = 6  # pixels of a mask
     largest: float = Field(0.6, gt=0, le=1)  # share of the window
     woven: float = Field(2.0, ge=0)  # grey levels by which threads differ, at least, where there is cloth
+    beside: float = Field(0.2, ge=0, le=1)  # share of a mask that may lie where there is none
 
 
 class QualityGate:
@@ -66,7 +67,7 @@ class QualityGate:
             return "too small"
         if mask.mean() > settings.largest:
             return "too large"
-        if float((liveliness(sample.cloth)[mask] < settings.woven).mean()) > 0.5:
+        if float(beside(sample.cloth, settings.woven)[mask].mean()) > settings.beside:
             return "off the cloth"
         if (sample.image != sample.cloth)[~grown(mask, settings.margin)].any():
             return "background changed"
@@ -135,10 +136,11 @@ def strangeness(sample: Sample) -> float:
     return best
 
 
-def liveliness(image: Picture) -> NDArray[np.float32]:
-    """Deviation of the grey levels around each pixel, over some threads; float32 HW."""
+def beside(image: Picture, woven: float) -> Mask:
+    """Where there is no cloth: pure white or black, or all alike within ``woven`` grey levels."""
     texture = _texture(image)
-    return np.asarray(np.sqrt(cv2.blur(texture * texture, (15, 15))), np.float32)
+    flat = np.sqrt(cv2.blur(texture * texture, (15, 15))) < woven
+    return np.asarray(flat | (image.min(axis=2) > 251) | (image.max(axis=2) < 4))
 
 
 def _maps(image: Picture) -> list[NDArray[np.float32]]:
