@@ -64,6 +64,7 @@ _CELL = 16  # pixels a cell of the noise map becomes: four doublings
 _CELLS = 4  # a side of the noise map of a training patch
 _MOVED = 0.7  # of the difference of two known defects, at most, that a new one lies away from a third
 _REMEMBERING = 6  # how many known defects are looked at, for each that is kept of a class
+_ODDS = (0.35, 0.25, 0.25, 0.15)  # of the shape classes: most labelled defects are spots and lines
 _MIDDLING = 0.2  # strength of a defect of a class that was never met
 _NOISE = 0.1  # deviation of what is added to a map besides
 
@@ -597,7 +598,7 @@ class Stage1:
         sizes = [cells for cells in (4, 6, 8) if cells * _CELL <= room] or [4]
         share = np.array([0.7, 0.15, 0.15][: len(sizes)])
         cells = rng.choice(sizes, len(cloth), p=share / share.sum())
-        shapes = rng.integers(len(SHAPES), size=len(cloth))
+        shapes = rng.choice(len(SHAPES), len(cloth), p=_ODDS)
         found: list[tuple[NDArray[np.float32], Mask] | None] = [None] * len(cloth)
         for size in sizes:
             at = np.flatnonzero(cells == size).tolist()
