@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 from loomsight.base import Base, shipped
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, measure_fidelity
-from loomsight.fabric.images import to_rgb
+from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import LabelledPicture, Mask, Picture
 from loomsight.learn.cloth import part
 from loomsight.loom import ClothSpec, weave
 from loomsight.synthesis.quality import QualityGate
-from loomsight.synthesis.recipe import Material, Recipe, TileMaker
+from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker
 from loomsight.synthesis.samples import Sample
 from loomsight.synthesis.sheet import Row, contact_sheet
 from loomsight.texture.gram import TextureEncoder
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="a tree of fabrics")
     parser.add_argument("--folds", default=FOLDS, help="fabrics to take as new")
     parser.add_argument("--bases", type=Path, default=Path("benchmarks/bases"), help="a base for each fold")
-    parser.add_argument("--samples", type=int, default=96, help="of each generator and fold")
+    parser.add_argument("--samples", type=int, default=64, help="of each generator and fold")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each fold")
     parser.add_argument("--woven", type=Path, help="a picture: woven cloth alone, by the base that ships")
     parser.add_argument("--seed", type=int, default=0)
@@ -175,7 +175,9 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
     def simple(arm: str, rng: np.random.Generator) -> list[Sample]:
         made = []
         for window in windows(rng):
-            image, mask = arm_of(arm)(material, window, rng)
+            image, mask = ARMS[arm](material, window, rng)
+            if material.grey:
+                image = to_rgb(to_grey(image))
             made.append(Sample(window, image, mask, 0, arm))
         return made
 
@@ -190,7 +192,8 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
         makers[arm] = lambda rng, arm=arm: simple(arm, rng)
     for arm in cloth.base.arms:
         makers[arm] = lambda rng, arm=arm: generated(arm, rng, [cloth.code])
-        makers[f"{arm}, wrong code"] = lambda rng, arm=arm: generated(arm, rng, cloth.wrong)
+        if arm != "refined":  # which is not told any
+            makers[f"{arm}, wrong code"] = lambda rng, arm=arm: generated(arm, rng, cloth.wrong)
     made = {}
     for name, make in makers.items():
         samples = make(np.random.default_rng([seed, 9]))
@@ -200,12 +203,6 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
         (Sample(one.cloth, one.cloth, one.mask, 0, "good cloth"), "invisible") for one, _ in made["drawn"]
     ]
     return made
-
-
-def arm_of(name: str) -> Any:
-    from loomsight.synthesis.recipe import ARMS
-
-    return ARMS[name]
 
 
 def parts_of(cloth: Cloth) -> list[Any]:
