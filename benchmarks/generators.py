@@ -7,12 +7,12 @@ defect at all: a generator that is no nearer to the real ones than it makes noth
 
     python benchmarks/generators.py --data ../shared/data --sheets /tmp/sheets
 
-    python benchmarks/generators.py --woven docs/pictures/generators.png
+    python benchmarks/generators.py --woven docs/pictures/generators.jpg
 
 The first reads a base for each fold, trained by benchmarks/new_fabric.py, and writes a contact sheet of each
 fold: it shows real cloth, and must not be published where the pictures' licence forbids it. The second needs
-no data: the loom weaves the new fabrics and their defects, and the base that comes with the program makes
-the others.
+no data: the loom weaves the new fabrics and their defects, and the base that comes with the program, or
+another (``--base``), makes the others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="of each generator and fold")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each fold")
     parser.add_argument("--woven", type=Path, help="a picture: woven cloth alone, by the base that ships")
+    parser.add_argument("--base", type=Path, help="of the woven ones; default: the one that ships")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     asked.base_minutes, asked.base_diffusion = 15.0, False
-    cloths = woven(asked.seed) if asked.woven else folds(asked)
+    cloths = woven(asked.base or shipped(), asked.seed) if asked.woven else folds(asked)
     pooled: dict[str, list[tuple[Sample, str | None]]] = {}
     real: list[Real] = []
     memories: list[Real] = []
@@ -114,16 +116,16 @@ def main() -> None:
             pooled.setdefault(name, []).extend(samples)
         real += cloth.defects
         memories += parts_of(cloth)
-        own = rows_of(cloth, made, asked.seed, columns=8 if asked.woven else 12)
+        own = rows_of(cloth, made, asked.seed, columns=6 if asked.woven else 12)
         if asked.woven:
-            rows += own
+            rows += [row for row in own if row[0] not in {"paste", "drawn", "refined"}]
         elif asked.sheets:
             asked.sheets.mkdir(parents=True, exist_ok=True)
             write(asked.sheets / f"{cloth.name}.png", contact_sheet(own, columns=12, title=cloth.name))
     if asked.woven:
         write(
             asked.woven,
-            contact_sheet(rows, columns=8, note="Woven cloth; the base that comes with loomsight."),
+            contact_sheet(rows, columns=6, cell=96),
         )
     print(table(pooled, real, memories, asked.seed))
 
@@ -142,7 +144,7 @@ def folds(asked: argparse.Namespace) -> list[Cloth]:
     return found
 
 
-def woven(seed: int) -> list[Cloth]:
+def woven(folder: Path, seed: int) -> list[Cloth]:
     """Four fabrics from the loom, and twelve more that are known."""
     known = []
     for number in range(12):
@@ -152,7 +154,7 @@ def woven(seed: int) -> list[Cloth]:
             cloth = weave(spec, 256, 320, rng, defects="random" if copy else ())
             known.append(LabelledPicture(cloth.image, cloth.mask, fabric=f"known {number}"))
     found = []
-    base = Base.open(shipped())
+    base = Base.open(folder)
     for number, structure in enumerate(("plain", "twill 2/2", "basket 2/2", "satin 5")):
         rng = np.random.default_rng([seed, number, 32])
         spec = ClothSpec.random(rng).model_copy(update={"structure": structure})
@@ -189,11 +191,11 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
 
     makers: dict[str, Callable[[np.random.Generator], list[Sample]]] = {}
     for arm in ("paste", "drawn"):
-        makers[arm] = lambda rng, arm=arm: simple(arm, rng)
+        makers[arm] = partial(simple, arm)
     for arm in cloth.base.arms:
-        makers[arm] = lambda rng, arm=arm: generated(arm, rng, [cloth.code])
+        makers[arm] = partial(generated, arm, codes=[cloth.code])
         if arm != "refined":  # which is not told any
-            makers[f"{arm}, wrong code"] = lambda rng, arm=arm: generated(arm, rng, cloth.wrong)
+            makers[f"{arm}, wrong code"] = partial(generated, arm, codes=cloth.wrong)
     made = {}
     for name, make in makers.items():
         samples = make(np.random.default_rng([seed, 9]))
@@ -256,9 +258,9 @@ def table(
 
 
 def write(path: Path, sheet: Picture) -> None:
-    """A PNG, with as few colours as a page needs to load fast."""
+    """As PNG or JPEG, by the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), sheet[..., ::-1])
+    cv2.imwrite(str(path), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 if __name__ == "__main__":
