@@ -110,13 +110,19 @@ def main() -> None:
     real: list[Real] = []
     memories: list[Real] = []
     rows: list[Row] = []
-    for cloth in cloths:
-        made = make_all(cloth, asked.samples, asked.seed)
+    for number, cloth in enumerate(cloths):
+        made = make_all(cloth, asked.samples, asked.seed + 100 * number)
         for name, samples in made.items():
             pooled.setdefault(name, []).extend(samples)
         real += cloth.defects
         memories += parts_of(cloth)
-        own = rows_of(cloth, made, asked.seed, columns=6 if asked.woven else 12)
+        own = rows_of(
+            cloth,
+            made,
+            asked.seed,
+            columns=6 if asked.woven else 12,
+            origin="woven" if asked.woven else "real",
+        )
         if asked.woven:
             rows += [row for row in own if row[0] not in {"paste", "drawn", "refined"}]
         elif asked.sheets:
@@ -216,13 +222,13 @@ def parts_of(cloth: Cloth) -> list[Any]:
 
 
 def rows_of(
-    cloth: Cloth, made: dict[str, list[tuple[Sample, str | None]]], seed: int, *, columns: int
+    cloth: Cloth, made: dict[str, list[tuple[Sample, str | None]]], seed: int, *, columns: int, origin: str
 ) -> list[Row]:
     """Real defects, then those of each generator that passed the gate."""
     rng = np.random.default_rng(seed)
     real = cloth.defects
     chosen = [real[i] for i in rng.permutation(len(real))[:columns]]
-    rows: list[Row] = [(f"{cloth.name}\nreal", [(one.image, one.mask) for one in chosen])]
+    rows: list[Row] = [(f"{cloth.name}\n{origin}", [(one.image, one.mask) for one in chosen])]
     for name, samples in made.items():
         passed = [one for one, reason in samples if reason is None]
         if name != "good cloth" and "wrong" not in name and passed:
