@@ -33,9 +33,11 @@ from loomsight.base import Base, shipped
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, measure_fidelity
 from loomsight.fabric.images import to_grey, to_rgb
+from loomsight.fabric.regions import split_parts
 from loomsight.fabric.types import LabelledPicture, Mask, Picture
 from loomsight.learn.cloth import part
 from loomsight.loom import ClothSpec, weave
+from loomsight.synthesis.paste import DefectPart
 from loomsight.synthesis.quality import QualityGate
 from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker
 from loomsight.synthesis.samples import Sample
@@ -65,6 +67,8 @@ class Cloth:
     base: Base
     code: NDArray[np.float32] = field(init=False)
     wrong: list[NDArray[np.float32]] = field(init=False)
+    parts: list[DefectPart] = field(init=False)
+    """At most 200 real defects of the known fabrics, which must not be copied."""
 
     def __post_init__(self) -> None:
         encoder = TextureEncoder(self.base.card.encoder)
@@ -74,6 +78,9 @@ class Cloth:
             by_fabric.setdefault(picture.fabric, picture.image)
         some = list(by_fabric.values())[:: max(1, len(by_fabric) // 12)]
         self.wrong = list(encoder.codes(some))
+        material = Material(self.good, list(self.known))
+        parts = [one for found in material.parts.values() for one in found]
+        self.parts = [parts[i] for i in np.random.default_rng(5).permutation(len(parts))[:200]]
 
     @property
     def defects(self) -> list[Real]:
@@ -82,12 +89,8 @@ class Cloth:
         for picture in self.test:
             if picture.mask is None:
                 continue
-            joined = cv2.dilate(picture.mask.astype(np.uint8), np.ones((5, 5), np.uint8))
-            count, labels = cv2.connectedComponents(joined)
-            for label in range(1, count):
-                own = picture.mask & (labels == label)
-                if 6 <= own.sum() <= 0.6 * TILE * TILE:
-                    found.append(Real(to_rgb(picture.image), own))
+            image, parts = to_rgb(picture.image), split_parts(picture.mask, gap=4)
+            found += [Real(image, own) for own in parts if 6 <= own.sum() <= 0.6 * TILE * TILE]
         return found
 
 
@@ -115,7 +118,7 @@ def main() -> None:
         for name, samples in made.items():
             pooled.setdefault(name, []).extend(samples)
         real += cloth.defects
-        memories += parts_of(cloth)
+        memories += cloth.parts
         own = rows_of(
             cloth,
             made,
@@ -175,7 +178,7 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
     """Samples of every arm, each with the reason for which the quality gate would reject it."""
     material = Material(cloth.good, list(cloth.known))
     maker = TileMaker(Recipe(arms=("drawn",), tile=TILE), material, seed=seed)
-    gate = QualityGate(memory=Memory.of(parts_of(cloth)))
+    gate = QualityGate(memory=Memory.of(cloth.parts))
 
     def windows(rng: np.random.Generator) -> list[Picture]:
         return [maker.cloth(rng) for _ in range(count)]
@@ -211,14 +214,6 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
         (Sample(one.cloth, one.cloth, one.mask, 0, "good cloth"), "invisible") for one, _ in made["drawn"]
     ]
     return made
-
-
-def parts_of(cloth: Cloth) -> list[Any]:
-    """At most 200 real defects of the known fabrics, which must not be copied."""
-    material = Material(cloth.good, list(cloth.known))
-    parts = [one for found in material.parts.values() for one in found]
-    rng = np.random.default_rng(5)
-    return [parts[i] for i in rng.permutation(len(parts))[:200]]
 
 
 def rows_of(

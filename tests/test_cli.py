@@ -128,9 +128,9 @@ def fail(error: BaseException) -> Callable[[list[str]], int]:
             "loomsight: cannot write: /out/a: the disk is full (free some space)\n",
         ),
         (
-            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/root/a"),
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/out/a"),
             3,
-            "loomsight: cannot read or write: /root/a: permission denied\n",
+            "loomsight: cannot read or write: /out/a: permission denied\n",
         ),
         (
             KeyError("threshold"),

@@ -23,10 +23,10 @@ from loomsight.synthesis.fusion import (
     region_around,
     train_fusion,
 )
-from loomsight.synthesis.multistage import Refined, Stage12
+from loomsight.synthesis.multistage import Refined, Stage1, Stage12
 from loomsight.synthesis.patches import PatchMaker
 from loomsight.synthesis.repeat import continued
-from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
+from loomsight.synthesis.texture_gan import TextureGanSettings, build_generator
 
 SMALL = FusionSettings(width=8, batch=4)
 

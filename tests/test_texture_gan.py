@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.loom import ClothSpec, weave
+from loomsight.synthesis.multistage import Stage1
 from loomsight.synthesis.patches import SHAPES, PatchMaker
 from loomsight.synthesis.texture_gan import (
     Batch,
     CodeProjection,
-    Stage1,
     TextureDiscriminator,
     TextureGanSettings,
     TextureGenerator,

@@ -166,8 +166,8 @@ class Base:
             BaseWeightsError: the base has none, or its weights are of another network.
         """
         from loomsight.synthesis.diffusion import DiffusionSettings, DiffusionStage, build_diffusion
-        from loomsight.synthesis.multistage import Refined, Stage12
-        from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, build_generator
+        from loomsight.synthesis.multistage import Refined, Stage1, Stage12
+        from loomsight.synthesis.texture_gan import TextureGanSettings, build_generator
 
         self.check_arm(arm)
         if arm == "diffusion":

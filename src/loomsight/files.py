@@ -71,7 +71,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
             Path(name).replace(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half-written stays
             Path(name).unlink(missing_ok=True)
             raise
 
@@ -131,7 +131,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             else:
                 work.chmod(0o755)
                 work.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half-written stays
         shutil.rmtree(work, ignore_errors=True)
         raise
 
@@ -141,12 +141,12 @@ def _take_place(work: Path, path: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".old", dir=path.parent))
     try:
         path.replace(aside / "was")
-    except BaseException:
+    except BaseException:  # Ctrl-C too: what was there comes back
         aside.rmdir()
         raise
     try:
         work.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: what was there comes back
         (aside / "was").replace(path)
         aside.rmdir()
         raise

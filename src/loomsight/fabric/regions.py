@@ -30,6 +30,12 @@ def label_parts(mask: Mask, gap: int = 0) -> tuple[int, NDArray[np.int32]]:
     return count - 1, numbers * pixels if gap else numbers
 
 
+def split_parts(mask: Mask, gap: int = 0) -> list[Mask]:
+    """The connected parts of a mask, each as a mask of the whole picture; see :func:`label_parts`."""
+    count, labels = label_parts(mask, gap)
+    return [labels == label for label in range(1, count + 1)]
+
+
 def find_regions(score: ScoreMap, threshold: float, *, min_area: int = 1, merge_gap: int = 0) -> list[Region]:
     """The connected parts of ``score >= threshold``, in reading order (top to bottom, left to right).
 

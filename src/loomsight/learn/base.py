@@ -22,9 +22,10 @@ from loomsight.loom import ClothSpec, weave
 from loomsight.progress import Progress
 from loomsight.synthesis.diffusion import DiffusionSettings, train_diffusion
 from loomsight.synthesis.fusion import FusionSettings, train_fusion
+from loomsight.synthesis.multistage import Stage1
 from loomsight.synthesis.patches import PatchMaker
 from loomsight.synthesis.recipe import Material, Recipe
-from loomsight.synthesis.texture_gan import Stage1, TextureGanSettings, train_texture_gan
+from loomsight.synthesis.texture_gan import TextureGanSettings, train_texture_gan
 from loomsight.texture.gram import TextureEncoder
 
 CODED = 3  # good pictures of a fabric whose codes are averaged

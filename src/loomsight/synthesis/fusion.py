@@ -313,7 +313,7 @@ def _cells(region: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 i j"]:
 
 
 class DefectSource(Protocol):
-    """What fusion needs of stage 1 (:class:`loomsight.synthesis.texture_gan.Stage1` is one)."""
+    """What fusion needs of stage 1 (:class:`loomsight.synthesis.multistage.Stage1` is one)."""
 
     def generate(
         self,

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.fabric.images import to_grey, to_rgb
+from loomsight.fabric.regions import split_parts
 from loomsight.fabric.types import LabelledPicture, Mask, Picture
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.augment import flip_and_turn
@@ -147,7 +148,7 @@ class PatchMaker:
                 self._good.setdefault(picture.fabric, []).append(image)
                 continue
             fabric = self._real.setdefault(picture.fabric, {})
-            for own in _parts(picture.mask):
+            for own in split_parts(picture.mask, gap=4):
                 fabric.setdefault(shape_class(own), []).append((image, own))
         if not self._real and not self._good:
             raise ValueError("known fabrics need pictures with masks, empty ones for good cloth")
@@ -212,13 +213,6 @@ def without(image: Picture, mask: Mask, border: int = 2) -> Picture:
     look = Look.of(image, hidden)
     repeated = look.decode(continued(look.encode(image), hidden))
     return np.where(hidden[..., None], repeated, image)
-
-
-def _parts(mask: Mask, join: int = 5) -> list[Mask]:
-    """The defects of a mask, each as a mask of the whole picture; pieces closer than ``join`` px are one."""
-    joined = cv2.dilate(mask.astype(np.uint8), np.ones((join, join), np.uint8))
-    count, labels = cv2.connectedComponents(joined, connectivity=8)
-    return [mask & (labels == label) for label in range(1, count)]
 
 
 def _window(mask: Mask, size: int, rng: np.random.Generator) -> tuple[slice, slice]:

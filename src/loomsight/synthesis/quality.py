@@ -27,10 +27,11 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from loomsight.config import Config
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, agreement, changed, grown
+from loomsight.fabric.regions import split_parts
 from loomsight.fabric.types import Mask, Picture
 from loomsight.synthesis.samples import Sample
 
-_JOIN = 7  # pixels: pieces of a mask that are nearer are one part
+_GAP = 6  # pixels: pieces of a mask with no more between them are one part
 _PART = 0.7  # how visible a part of a mask must be, against the whole
 _SCALES = (1.0, 1.5, 3.0)  # pixels: as fine as a yarn, and as an eye that does not resolve the weave
 
@@ -75,7 +76,7 @@ class QualityGate:
 
     def _unseen(self, sample: Sample) -> str | None:
         settings = self._settings
-        parts = _parts(sample.mask)
+        parts = split_parts(sample.mask, _GAP)
         weakest = min((visibility(replace(sample, mask=part)) for part in parts), default=0.0)
         if visibility(sample) < settings.visible or weakest < _PART * settings.visible:
             return "invisible"
@@ -88,13 +89,6 @@ class QualityGate:
             return False
         self._features = self._features or PatchFeatures()
         return bool(self._memory.copies([sample], self._features)[0])
-
-
-def _parts(mask: Mask) -> list[Mask]:
-    """The parts of a mask that an eye sees as defects of their own."""
-    joined = cv2.dilate(mask.astype(np.uint8), np.ones((_JOIN, _JOIN), np.uint8))
-    count, labels = cv2.connectedComponents(joined)
-    return [mask & (labels == label) for label in range(1, count)]
 
 
 def visibility(sample: Sample) -> float:

@@ -21,8 +21,8 @@ Labelled defects are few and time is short. So three things are made easy for G:
 
 Patches are seen through a :class:`~loomsight.synthesis.patches.Look`: tanh, [−1, 1], 0 is the cloth's grey.
 
-Read top to bottom: the projection of codes, generator, discriminator, training step, training, and
-:class:`Stage1`, which pastes what was generated into good cloth.
+Read top to bottom: the projection of codes, generator, discriminator, training step and training. What is
+generated gets into cloth in :mod:`~loomsight.synthesis.multistage`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -41,31 +40,23 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from loomsight.config import Config
-from loomsight.fabric.types import Mask, Picture
+from loomsight.fabric.types import Picture
 from loomsight.progress import Progress
 from loomsight.synthesis.edits import (
-    clean_mask,
-    painted,
-    placed,
-    refine_mask,
     rendered,
     strength,
-    strengthened,
 )
 from loomsight.synthesis.gan import GanTask, Objective, diff_augment, spectral
 from loomsight.synthesis.patches import SHAPES, DefectPatch, Look, PatchMaker
-from loomsight.synthesis.samples import Sample
 from loomsight.training.loop import History, TrainSettings, fit
 
 if TYPE_CHECKING:
     from loomsight.training.task import Context
 
-_CELL = 16  # pixels a cell of the noise map becomes: four doublings
-_CELLS = 4  # a side of the noise map of a training patch
+CELL = 16  # pixels a cell of the noise map becomes: four doublings
+CELLS = 4  # a side of the noise map of a training patch
 _MOVED = 0.7  # of the difference of two known defects, at most, that a new one lies away from a third
 _REMEMBERING = 6  # how many known defects are looked at, for each that is kept of a class
-_ODDS = (0.35, 0.25, 0.25, 0.15)  # of the shape classes: most labelled defects are spots and lines
-_MIDDLING = 0.2  # strength of a defect of a class that was never met
 _NOISE = 0.1  # deviation of what is added to a map besides
 
 
@@ -194,7 +185,7 @@ class TextureGenerator(nn.Module):
         )
         self.out = nn.Conv2d(widths[-1], 5, 3, padding=1)  # at the full size nothing else: it would cost most
         nn.init.constant_(self.out.bias[4:], -2.0)  # type: ignore[index]  # defects are small: begin so
-        shape = (len(SHAPES), settings.remembered, settings.noise * _CELLS * _CELLS)
+        shape = (len(SHAPES), settings.remembered, settings.noise * CELLS * CELLS)
         self.register_buffer("latents", torch.zeros(shape))
         self.register_buffer("strengths", torch.zeros(shape[:2]))
         self.register_buffer("met", torch.zeros(len(SHAPES), dtype=torch.int64))
@@ -233,21 +224,21 @@ class TextureGenerator(nn.Module):
 
     @torch.no_grad()
     def noise(
-        self, shapes: Int[Tensor, " n"], random: torch.Generator, cells: int = _CELLS
+        self, shapes: Int[Tensor, " n"], random: torch.Generator, cells: int = CELLS
     ) -> Float[Tensor, "n z h w"]:
         """Noise maps near those of known defects of the class, or N(0, 1) while fewer than three are known.
 
         A larger map is a smaller one stretched: a larger defect, as finely drawn.
         """
         device, channels = self.latents.device, self.settings.noise
-        z = torch.randn(len(shapes), channels, _CELLS, _CELLS, generator=random, device=device)
+        z = torch.randn(len(shapes), channels, CELLS, CELLS, generator=random, device=device)
         some = self.met[shapes].clamp(max=self.settings.remembered)
         picks = torch.rand(3, len(shapes), generator=random, device=device) * some
         one, first, second = (self.latents[shapes, pick.long()].view(z.shape) for pick in picks)
         by = torch.rand(len(shapes), 1, 1, 1, generator=random, device=device) * _MOVED
         near = one + by * (first - second) + _NOISE * z
         z = torch.where((some >= 3)[:, None, None, None], near, z)
-        if cells != _CELLS:
+        if cells != CELLS:
             z = F.interpolate(z, (cells, cells), mode="bilinear", align_corners=True)
         return z
 
@@ -391,7 +382,7 @@ class TextureGanTask(GanTask):
 
     def fake(self, batch: Batch, context: Context) -> Float[Tensor, "n 4 s s"]:
         count, settings, random = len(batch["shape"]), self._settings, context.generator
-        z = self._texture.noise(batch["shape"], random, batch["both"].shape[-1] // _CELL)
+        z = self._texture.noise(batch["shape"], random, batch["both"].shape[-1] // CELL)
         jitter = torch.randn(count, settings.code_dims, generator=random, device=context.device)
         codes = self._project(batch["code"]) + settings.code_noise * jitter
         with context.autocast():
@@ -413,7 +404,7 @@ class TextureGanTask(GanTask):
         with context.autocast():
             mean, logarithm = self.encoder(both, batch["under"])
         mean, logarithm = mean.float(), logarithm.float()
-        if mean.shape[-1] == _CELLS:
+        if mean.shape[-1] == CELLS:
             self._texture.remember(mean.detach(), batch["shape"], known_strength(batch))
         noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
         z, codes = mean + (0.5 * logarithm).exp() * noise, self._project(batch["code"])
@@ -519,7 +510,7 @@ def _remember(generator: TextureGenerator, encoder: Encoder, patches: PatchMaker
     device = generator.latents.device
     for k in range(_REMEMBERING * generator.settings.remembered // 16):
         batch = make_batch(patches, 2_000_000 + k, 16)
-        if batch["both"].shape[-1] != _CELL * _CELLS:
+        if batch["both"].shape[-1] != CELL * CELLS:
             break  # the maps of other patches have another size
         with torch.inference_mode():
             mean, _ = encoder(batch["both"].to(device), batch["under"].to(device))
@@ -536,112 +527,3 @@ def _codes(patches: PatchMaker) -> Float[NDArray[np.float32], "n d"]:
         if len(found) == len(patches.fabrics):
             break
     return np.stack([found[name] for name in sorted(found)])
-
-
-class Stage1:
-    """Generated defects set hard into good cloth: the arm "stage1", and what stage 2 starts from.
-
-    Only what lies under the mask is rendered, with a border of two pixels in which it fades; everything else
-    is the cloth's own, bit for bit.
-    """
-
-    name = "stage1"
-
-    def __init__(self, generator: TextureGenerator) -> None:
-        self.generator = generator.eval()
-
-    def generate(
-        self,
-        codes: Float[NDArray[np.float32], "n d"],
-        shapes: Sequence[int],
-        rng: np.random.Generator,
-        *,
-        cells: int = _CELLS,
-    ) -> tuple[Float[NDArray[np.float32], "n 4 s s"], Float[NDArray[np.float32], "n s s"]]:
-        """Edits, and the probability of each of their pixels being defective, in [0, 1].
-
-        Args:
-            codes: a texture code for each, as the encoder gives it.
-            shapes: the shape class of each.
-            cells: side in cells: 4 for 64 pixels, 6 for 96, 8 for 128.
-
-        Raises:
-            ValueError: the codes are not of the encoder that the generator was trained with.
-        """
-        g, n = self.generator, len(shapes)
-        codes = np.asarray(codes, np.float32)
-        if codes.shape != (n, len(g.project.mean)):
-            raise ValueError(f"codes must be {(n, len(g.project.mean))}, got {codes.shape}")
-        device = g.project.mean.device
-        random = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-        classes = torch.tensor(list(shapes), device=device)
-        with torch.inference_mode():
-            z = g.noise(classes, random, cells)
-            projected = g.project(torch.from_numpy(codes).to(device))
-            projected += g.settings.code_noise * torch.randn(projected.shape, generator=random, device=device)
-            made = g(z, projected, classes).float().cpu().numpy()
-        return made[:, :4], made[:, 4]
-
-    def place(
-        self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
-    ) -> tuple[list[int], list[tuple[Float[NDArray[np.float32], "3 h w"], Mask] | None]]:
-        """A defect for each window of good cloth, somewhere in it.
-
-        Most are generated at 64 pixels, some at 96 and 128, and each is resized by 0.7 to 1.5, and made as
-        strong as some known defect of its class.
-
-        Returns:
-            The shape class of each, and its window with the edit rendered into all of it, in Look units,
-            with the mask; None where nothing was generated.
-        """
-        room = min(min(window.shape[:2]) for window in cloth)
-        sizes = [cells for cells in (4, 6, 8) if cells * _CELL <= room] or [4]
-        share = np.array([0.7, 0.15, 0.15][: len(sizes)])
-        cells = rng.choice(sizes, len(cloth), p=share / share.sum())
-        shapes = rng.choice(len(SHAPES), len(cloth), p=_ODDS)
-        found: list[tuple[NDArray[np.float32], Mask] | None] = [None] * len(cloth)
-        for size in sizes:
-            at = np.flatnonzero(cells == size).tolist()
-            if not at:
-                continue
-            made = self.generate(np.stack([code] * len(at)), shapes[at].tolist(), rng, cells=size)
-            for k, edit, probability in zip(at, *made, strict=True):
-                mask = clean_mask(probability)
-                if mask.any():
-                    there, mask = placed(edit, mask, rng, cloth[k].shape[:2])
-                    seen = Look.of(cloth[k]).encode(cloth[k])
-                    there = strengthened(seen, there, mask, self._strength(int(shapes[k]), rng))
-                    found[k] = (painted(seen, there), mask)
-        return shapes.tolist(), found
-
-    def _strength(self, shape: int, rng: np.random.Generator) -> float:
-        """That of some known defect of a class; a middling one where none is known."""
-        known = min(int(self.generator.met[shape]), self.generator.settings.remembered)
-        return float(self.generator.strengths[shape, rng.integers(known)]) if known else _MIDDLING
-
-    def make(
-        self, cloth: Sequence[Picture], code: NDArray[np.float32], rng: np.random.Generator
-    ) -> list[Sample]:
-        """One defect in each window; see :class:`~loomsight.synthesis.samples.Generator`."""
-        samples = []
-        for window, shape, found in zip(cloth, *self.place(cloth, code, rng), strict=True):
-            if found is None:
-                image, mask = window.copy(), np.zeros(window.shape[:2], bool)
-            else:
-                image, mask = set_hard(window, *found)
-            samples.append(Sample(window, image, mask, shape, self.name))
-        return samples
-
-
-def set_hard(cloth: Picture, seen: Float[NDArray[np.float32], "3 h w"], mask: Mask) -> tuple[Picture, Mask]:
-    """What is seen under the mask, in Look units, set into cloth; it fades over two pixels around it.
-
-    Grey cloth stays grey. Also the mask of what really changed.
-    """
-    if bool((cloth[..., :1] == cloth[..., 1:]).all()):
-        seen = np.repeat(seen.mean(0, keepdims=True), 3, 0)
-    away = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    alpha = np.where(away <= 2, 1 - away / 3, 0)[..., None]
-    new = Look.of(cloth).decode(seen).astype(np.float32)
-    image = np.asarray(np.floor(cloth + alpha * (new - cloth) + 0.5), np.uint8)
-    return image, refine_mask(cloth, image, mask, away <= 2)
