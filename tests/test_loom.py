@@ -15,11 +15,11 @@ from loomsight.errors import UsageError
 from loomsight.fabric.types import DEFECT_TYPES
 from loomsight.loom import STRUCTURES, WOVEN_KINDS, Cloth, ClothSpec, DefectSpec, weave, weave_roll
 from loomsight.loom.defects import WovenKind
-from loomsight.loom.weaves import Structure, lift_plan
+from loomsight.loom.weaves import Structure, is_knit, lift_plan
 
 
 def spec_of(structure: Structure, *, grey: bool = True, **other: float) -> ClothSpec:
-    pitch = 12.0 if structure == "jersey" else 22.0
+    pitch = 12.0 if is_knit(structure) else 22.0
     return ClothSpec(structure=structure, grey=grey, ends_per_cm=pitch, picks_per_cm=pitch, **other)
 
 
@@ -38,6 +38,9 @@ def change(cloth: Cloth, twin: Cloth) -> np.ndarray:
         ("satin 5", 4 / 5, 4),
         ("basket 2/2", 1 / 2, 2),
         ("herringbone", 1 / 2, 2),
+        ("broken twill", 3 / 4, 3),
+        ("satin 8", 7 / 8, 7),
+        ("dobby", 39 / 96, 1),
     ],
 )
 def test_lift_plans_are_the_drafts(structure: Structure, over: float, longest_float: int) -> None:
@@ -56,7 +59,7 @@ def test_the_weave_repeats_at_its_count(structure: Structure) -> None:
     spec = spec_of(structure, thickness_noise=0.02, tone_noise=0.01)
     image = weave(spec, 256, 512, np.random.default_rng(0)).image.astype(float)
     power = (np.abs(np.fft.rfft(image - image.mean(), axis=1)) ** 2).mean(axis=0)
-    repeat = {"jersey": 1}.get(structure, lift_plan(structure).shape[1]) * spec.px_per_end
+    repeat = lift_plan(structure).shape[1] * spec.px_per_end
     harmonics = {round(512 / repeat * k) for k in range(1, 17)}
     near = sorted({h + d for h in harmonics for d in (-2, -1, 0, 1, 2) if 0 < h + d < power.size})
     assert power[near].sum() > 1.5 * len(near) / power.size * power[1:].sum()

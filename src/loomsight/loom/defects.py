@@ -177,7 +177,7 @@ def _broken_end(window: Window, defect: DefectSpec, rng: np.random.Generator) ->
     window.u = _bent(window.u, end + 0.5, (0.1 + 0.5 * (1 - defect.strength)) * gone)
     window.lay()
     threads, there = window.threads, (window.end == end) * gone
-    if spec.structure == "jersey":
+    if spec.knitted:
         threads.off_weft = np.where(there > 0.5, _straight(window), threads.off_weft)
         threads.half_weft = np.where(there > 0.5, 0.6 * threads.half_weft, threads.half_weft)
         return window.seen()
@@ -197,7 +197,7 @@ def _missing_pick(window: Window, defect: DefectSpec, rng: np.random.Generator) 
     window.lay()
     threads, there = window.threads, (window.pick == pick) * gone
     threads.half_weft = _thinned(threads.half_weft, there)
-    if spec.structure != "jersey":
+    if not spec.knitted:
         threads.up = np.maximum(threads.up, there).astype(np.float32)
         lying = np.float32(rng.uniform(0.4, 0.8))
         threads.high_warp = np.where(there > 0.5, np.maximum(threads.high_warp, lying), threads.high_warp)
@@ -212,7 +212,7 @@ def _double_pick(window: Window, defect: DefectSpec, rng: np.random.Generator) -
     window.v = _bent(window.v, pick + 1.0, (0.15 + 0.25 * defect.strength) * both)
     window.lay()
     threads, second = window.threads, (window.pick == pick + 1) & (both > 0.5)
-    if spec.structure == "jersey":
+    if spec.knitted:
         thick = (1 + (0.5 + 0.3 * defect.strength) * (window.pick == pick) * both).astype(np.float32)
         threads.half_weft = threads.half_weft * thick
         threads.tone_weft = threads.tone_weft * (1 + 0.15 * (thick - 1))
@@ -230,7 +230,7 @@ def _double_pick(window: Window, defect: DefectSpec, rng: np.random.Generator) -
 def _slub(window: Window, defect: DefectSpec, rng: np.random.Generator) -> Table:
     """A stretch of one yarn is spun two to four times as thick and pushes its neighbours aside."""
     end, pick = _yarn_at(window, defect)
-    in_warp = window.cloth.spec.structure != "jersey" and rng.random() < 0.5
+    in_warp = not window.cloth.spec.knitted and rng.random() < 0.5
     at, middle = (window.y, defect.y) if in_warp else (window.x, defect.x)
     along = (at - middle) / (0.5 * _length(window, defect))
     uneven = 1 + 0.2 * wander(rng, at.size, 5).reshape(at.shape)
@@ -290,7 +290,7 @@ def _float(window: Window, defect: DefectSpec, rng: np.random.Generator) -> Tabl
     end, pick = _yarn_at(window, defect)
     length = _length(window, defect)
     threads = window.threads
-    if spec.structure == "jersey":
+    if spec.knitted:
         there = (window.pick == pick) * _extent(window.x, defect.x, length, 2.0) > 0.5
         threads.off_weft = np.where(there, _straight(window), threads.off_weft)
         threads.half_weft = np.where(there, 0.6 * threads.half_weft, threads.half_weft)

@@ -33,6 +33,7 @@ class Threads:
         tone_warp, tone_weft: brightness of the yarn.
         up: 1 where the warp is on top.
         high_warp, high_weft: height of the yarn in [0, 1].
+        dye_warp, dye_weft: 0 where the yarn has the warp's colour, 1 where the weft's.
     """
 
     off_warp: Table
@@ -44,6 +45,8 @@ class Threads:
     up: Table
     high_warp: Table
     high_weft: Table
+    dye_warp: Table
+    dye_weft: Table
 
 
 class Renderer:
@@ -62,6 +65,8 @@ class Renderer:
         if spec.grey:
             colours = colours @ np.array([[0.299], [0.587], [0.114]], np.float32)
         self.colours: Table = colours  # warp, weft, gap × channels
+        self.dye_warp = _dyes(spec.warp_order, 0)
+        self.dye_weft = _dyes(spec.weft_order, 1)
         self.u = np.arange(width) / spec.px_per_end
         self._ends = np.floor(self.u).astype(np.int64)
         self._off_warp = ((self.u - self._ends - 0.5) * spec.px_per_end).astype(np.float32)
@@ -89,6 +94,7 @@ class Renderer:
             for table in (tables.warp_up, tables.warp_height, tables.weft_height)
         )
         loop = None if tables.loop is None else np.take(tables.loop, self._fine_columns, axis=1)
+        dye_warp = self.dye_warp[self._ends % len(self.dye_warp)]
         fibre = self.fibre(first, rows)
         for y in range(0, rows, _STRIP):
             part = slice(y, min(rows, y + _STRIP))
@@ -103,6 +109,8 @@ class Renderer:
                 up=up[fine],
                 high_warp=high_warp[fine],
                 high_weft=high_weft[fine],
+                dye_warp=dye_warp,
+                dye_weft=self.dye_weft[picks[part] % len(self.dye_weft)][:, None],
             )
             out[part] = self.shade(threads, self.light, fibre[part])
         return out
@@ -118,7 +126,7 @@ class Renderer:
         weft *= lit
         weft *= low + rise * threads.high_weft
         if self.pattern.loop is not None:
-            return self._colour(np.zeros_like(weft), weft_cover, weft, weft)
+            return self._colour(np.zeros_like(weft), weft_cover, weft, weft, threads)
         warp_cover, warp = _yarn(threads.off_warp, threads.half_warp, bend)
         warp *= threads.tone_warp
         warp *= lit
@@ -126,11 +134,17 @@ class Renderer:
         # what is on top hides what is under it, as far as it covers the pixel
         seen_warp = warp_cover * (1 - weft_cover * (1 - threads.up))
         seen_weft = weft_cover * (1 - warp_cover * threads.up)
-        return self._colour(seen_warp, seen_weft, warp, weft)
+        return self._colour(seen_warp, seen_weft, warp, weft, threads)
 
-    def _colour(self, seen_warp: Table, seen_weft: Table, warp: Table, weft: Table) -> Table:
+    def _colour(
+        self, seen_warp: Table, seen_weft: Table, warp: Table, weft: Table, threads: Threads
+    ) -> Table:
         gap = 1 - seen_warp - seen_weft
-        planes = cv2.merge([seen_warp * warp, seen_weft * weft, gap])
+        warp, weft = seen_warp * warp, seen_weft * weft
+        if len(self.dye_warp) + len(self.dye_weft) > 2:  # yarns of both colours in one direction
+            other = warp * threads.dye_warp + weft * threads.dye_weft
+            warp, weft = warp + weft - other, other
+        planes = cv2.merge([warp, weft, gap])
         colour = cv2.transform(planes, self.colours.T.copy())
         return np.asarray(colour, np.float32).reshape(*gap.shape, -1)
 
@@ -182,6 +196,12 @@ def _yarn(off: Table, half: Table, bend: np.float32) -> tuple[Table, Table]:
     return cover, bright
 
 
+def _dyes(order: tuple[int, ...], first: int) -> Table:
+    """One repeat of an order: 0 for a yarn of the warp's colour, 1 for one of the weft's."""
+    counts = order or (1,)
+    return np.repeat([(first + k) % 2 for k in range(len(counts))], counts).astype(np.float32)
+
+
 def _fine(at: NDArray[np.float64], repeat: int) -> NDArray[np.int64]:
     """Index into a pattern of `repeat` yarns."""
     return np.floor(at * FINE).astype(np.int64) % (repeat * FINE)
@@ -229,6 +249,8 @@ class Window:
             up=cloth.pattern.warp_up[cells],
             high_warp=cloth.pattern.warp_height[cells],
             high_weft=cloth.pattern.weft_height[cells],
+            dye_warp=cloth.dye_warp[self.end % len(cloth.dye_warp)],
+            dye_weft=cloth.dye_weft[self.pick % len(cloth.dye_weft)],
         )
 
     def cells(self, v: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from loomsight.config import Config
-from loomsight.loom.weaves import STRUCTURES, Structure
+from loomsight.loom.weaves import STRUCTURES, Structure, is_knit
 
 Colour = tuple[float, float, float]
 """RGB, 0 to 255."""
@@ -25,6 +25,11 @@ class ClothSpec(Config):
     """Width of a yarn, as a share of the room it has."""
     warp_colour: Colour = (205.0, 198.0, 182.0)
     weft_colour: Colour = (190.0, 184.0, 170.0)
+    warp_order: tuple[int, ...] = ()
+    """Ends of the warp's and of the weft's colour in turn: (4, 4) in a 2/2 twill, and so the picks, makes
+    houndstooth. Empty: all of the warp's."""
+    weft_order: tuple[int, ...] = ()
+    """Picks of the weft's and of the warp's colour in turn; in a knit these are its stripes."""
     gap_colour: Colour = (40.0, 38.0, 36.0)
     """What shows between the yarns."""
     grey: bool = False
@@ -43,6 +48,13 @@ class ClothSpec(Config):
     """Pixels, sigma of the lens."""
     noise: float = Field(default=2.0, ge=0, le=20)
     """Grey levels, standard deviation of the camera's noise."""
+
+    @field_validator("warp_order", "weft_order")
+    @classmethod
+    def _come_in_turn(cls, order: tuple[int, ...]) -> tuple[int, ...]:
+        if len(order) % 2 or any(count < 1 for count in order):
+            raise ValueError(f"an order is an even number of counts from 1 on, here {order}")
+        return order
 
     @model_validator(mode="after")
     def _yarns_can_be_seen(self) -> Self:
@@ -63,12 +75,17 @@ class ClothSpec(Config):
         """Pixels from one pick to the next."""
         return 10.0 / (self.picks_per_cm * self.mm_per_px)
 
+    @property
+    def knitted(self) -> bool:
+        """Whether it is made of loops; else of warp and weft."""
+        return is_knit(self.structure)
+
     @classmethod
     def random(cls, rng: np.random.Generator) -> ClothSpec:
         """Some cloth: any structure, yarns 3 to 9 px wide, grey or coloured, matt to shiny."""
         structure = STRUCTURES[int(rng.integers(len(STRUCTURES)))]
         mm_per_px = float(rng.uniform(0.08, 0.2))
-        low = 6.0 if structure == "jersey" else 3.0
+        low = 6.0 if is_knit(structure) else 3.0
         end = float(rng.uniform(low, low + 5))
         pick = end * float(rng.uniform(0.75, 1.3))
         grey = bool(rng.random() < 0.5)

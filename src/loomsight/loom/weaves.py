@@ -14,35 +14,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 Structure = Literal[
-    "plain", "twill 2/1", "twill 2/2", "twill 3/1", "satin 5", "basket 2/2", "herringbone", "jersey"
-]
+    "plain", "twill 2/1", "twill 2/2", "twill 3/1", "satin 5", "basket 2/2", "herringbone", "jersey",
+    "broken twill", "diamond twill", "satin 8", "dobby", "rib 1/1", "rib 2/2", "interlock", "pique",
+]  # fmt: skip
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
+
+_KNITS: dict[Structure, tuple[str, ...]] = {
+    "jersey": ("V",),
+    "rib 1/1": ("Vp",),
+    "rib 2/2": ("VVpp",),
+    "interlock": ("Vh",),
+    "pique": ("Vt", "VV", "tV", "VV"),
+}
+"""The loops of a repeat, course by course, a letter a wale: V a face loop (h one that lies half a course
+lower), p a purl loop, t a tuck: the yarn is held at the needle and lies there as an arch."""
 
 FINE = 12
 """Samples of a pattern per end and per pick."""
 
 
+_DOBBY = (  # a spot of weft floats in plain cloth, as drawn on point paper: x where the warp is up
+    "x.x.x.x.x.x.",
+    ".x.x.x.x.x.x",
+    "x.x.x...x.x.",
+    ".x.x.....x.x",
+    "x.x.......x.",
+    ".x.x.....x.x",
+    "x.x.x...x.x.",
+    ".x.x.x.x.x.x",
+)
+
+
+def is_knit(structure: Structure) -> bool:
+    """Whether it is made of loops; else of warp and weft."""
+    return structure in _KNITS
+
+
 def lift_plan(structure: Structure) -> NDArray[np.bool_]:
-    """Picks × ends of one repeat; true where the warp is on top. A jersey has none: its one cell is false."""
-    if structure == "plain":
-        return np.array([[True, False], [False, True]])
-    if structure == "basket 2/2":
-        return np.kron(np.array([[True, False], [False, True]]), np.ones((2, 2), bool)).astype(bool)
-    if structure == "satin 5":  # one binding point in each end, moved by two picks: they never touch
-        return np.array([[(pick * 2 - end) % 5 != 0 for end in range(5)] for pick in range(5)])
-    if structure == "herringbone":  # a 2/2 twill that turns every eight ends
-        right = _twill(2, 2)
-        wide = np.tile(right, (1, 2))
-        return np.hstack([wide, wide[:, ::-1]])
-    if structure == "jersey":
-        return np.zeros((1, 1), bool)
-    over, under = (int(part) for part in structure.split()[1].split("/"))
-    return _twill(over, under)
+    """Picks × ends of one repeat; true where the warp is on top. Of a knit courses × wales, all false."""
+    if structure in _KNITS:
+        rows = _KNITS[structure]
+        return np.zeros((len(rows), len(rows[0])), bool)
+    name, _, counts = structure.partition(" ")
+    if name == "twill":
+        over, under = (int(part) for part in counts.split("/"))
+        return _twill(over, under)
+    return _PLANS[structure]
 
 
 def _twill(over: int, under: int) -> NDArray[np.bool_]:
     repeat = over + under
     return np.array([[(end + pick) % repeat < over for end in range(repeat)] for pick in range(repeat)])
+
+
+def _satin(ends: int, step: int) -> NDArray[np.bool_]:
+    """One binding point in each end, moved by some picks from end to end, so that they never touch."""
+    return np.array([[(pick * step - end) % ends != 0 for end in range(ends)] for pick in range(ends)])
+
+
+_POINT = (0, 1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1)
+_PLAIN = np.eye(2, dtype=bool)
+_PLANS: dict[str, NDArray[np.bool_]] = {
+    "plain": _PLAIN,
+    "basket 2/2": np.kron(_PLAIN, np.ones((2, 2), bool)).astype(bool),
+    "satin 5": _satin(5, 2),
+    "satin 8": _satin(8, 3),
+    # a 3/1 twill in the order 1, 2, 4, 3: no diagonal goes on
+    "broken twill": _twill(3, 1)[:, [0, 1, 3, 2]],
+    # a 2/2 twill that turns every eight ends
+    "herringbone": np.hstack([np.tile(_twill(2, 2), (1, 2)), np.tile(_twill(2, 2), (1, 2))[:, ::-1]]),
+    # a 2/2 twill on a pointed draft and with a pointed lift
+    "diamond twill": np.tile(_twill(2, 2), (2, 2))[np.ix_(_POINT, _POINT)],
+    "dobby": np.array([[mark == "x" for mark in row] for row in _DOBBY]),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +110,8 @@ class Pattern:
 
 def pattern(structure: Structure, px_per_end: float, px_per_pick: float) -> Pattern:
     """Draw the repeat of a structure."""
-    if structure == "jersey":
-        return _jersey(px_per_end, px_per_pick)
+    if structure in _KNITS:
+        return _knit(_KNITS[structure], px_per_end, px_per_pick)
     plan = lift_plan(structure)
     up = np.kron(plan, np.ones((FINE, FINE))).astype(np.float32)
     return Pattern(
@@ -91,31 +135,58 @@ def _height(on_top: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.repeat(height.reshape(on_top.shape[0], -1), FINE, axis=0).astype(np.float32)
 
 
-def _jersey(wale: float, course: float) -> Pattern:
-    """The face of a jersey: each loop shows its two legs as a V, its foot under the loop below it.
+def _knit(rows: tuple[str, ...], wale: float, course: float) -> Pattern:
+    """Each place of the cloth shows the yarn that lies highest there; it may reach in from the next loops.
 
-    A leg is an S-curve from the narrow foot to the wide shoulder (after Leaf and Glaskin's loop, seen flat).
+    A face loop shows its two legs as a V, its foot under the loop below it: a leg is an S-curve from the
+    narrow foot to the wide shoulder (after Leaf and Glaskin's loop, seen flat). A purl loop shows its head
+    and foot, one wave a wale.
     """
-    y, x = (np.mgrid[:FINE, :FINE].astype(np.float64) + 0.5) / FINE
-    best = np.full((FINE, FINE), -np.inf)
-    distance = np.zeros((FINE, FINE))
-    height = np.zeros((FINE, FINE))
-    for row in (-1, 0, 1):
-        for side in (-1.0, 1.0):
-            along = (
-                0.5 - (y - row - 0.5) / 1.25
-            )  # 0 at the foot, 1 at the shoulder: the leg is 1.25 courses long
-            bend = 3 * np.clip(along, 0, 1) ** 2 - 2 * np.clip(along, 0, 1) ** 3
-            middle = 0.5 + side * (0.11 + 0.24 * bend)
-            slope = np.hypot(1.0, 0.36 * wale / (1.25 * course))  # px across the leg, not across the cloth
-            away = (x - middle) * wale / slope
-            beyond = np.maximum(np.abs(along - 0.5) - 0.5, 0) * course * 1.25
-            away = np.where(beyond > 0, np.hypot(away, 3 * beyond), away)
-            high = np.clip(1 - 1.4 * np.square(along - 0.55), 0, 1)
-            score = high - 0.35 * np.square(away / (0.22 * wale))
-            take = score > best
-            best = np.where(take, score, best)
-            distance = np.where(take, away, distance)
-            height = np.where(take, high, height)
-    flat = np.zeros((FINE, FINE), np.float32)
-    return Pattern(1, 1, flat, flat, height.astype(np.float32), loop=distance.astype(np.float32))
+    courses, wales = len(rows), len(rows[0])
+    y, x = ((np.mgrid[: courses * FINE, : wales * FINE] + 0.5) / FINE).astype(np.float64)
+    best = np.full(y.shape, -np.inf)
+    distance, height = np.zeros(y.shape), np.zeros(y.shape)
+    for row in range(-1, courses + 1):
+        for column in range(-1, wales + 1):
+            kind = rows[row % courses][column % wales]
+            for away, high in _loop(kind, y - row, x - column, wale, course):
+                score = high - 0.35 * np.square(away / (0.22 * wale))
+                take = score > best
+                best = np.where(take, score, best)
+                distance, height = np.where(take, away, distance), np.where(take, high, height)
+    flat = np.zeros(y.shape, np.float32)
+    tables = (np.clip(height, 0, 1).astype(np.float32), distance.astype(np.float32))
+    return Pattern(courses, wales, flat, flat, tables[0], loop=tables[1])
+
+
+def _loop(
+    kind: str, y: NDArray[np.float64], x: NDArray[np.float64], wale: float, course: float
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Each stretch of a loop in the cell [0, 1]²: pixels from the yarn's middle, signed, and its height."""
+    if kind == "p":
+        wave = 0.5 + 0.38 * np.cos(2 * np.pi * x)
+        slope = 0.38 * 2 * np.pi * np.sin(2 * np.pi * x) * course / wale
+        outside = np.maximum(np.abs(x - 0.5) - 0.5, 0) * wale
+        away = (y - wave) * course / np.hypot(1, slope)
+        away = np.where(outside > 0, np.hypot(away, 3 * outside), away)
+        return [(away, 0.6 - 0.25 * np.abs(np.sin(2 * np.pi * x)))]
+    if kind == "t":
+        arch = 0.75 - 0.5 * np.sin(np.pi * np.clip(x, 0, 1))
+        outside = np.maximum(np.abs(x - 0.5) - 0.5, 0) * wale
+        away = (y - arch) * course
+        away = np.where(outside > 0, np.hypot(away, 3 * outside), away)
+        return [(away, np.full(y.shape, 0.3))]
+    if kind == "h":
+        y = y - 0.5
+    legs = []
+    for side in (-1.0, 1.0):
+        along = 0.5 - (y - 0.5) / 1.25  # 0 at the foot, 1 at the shoulder: the leg is 1.25 courses long
+        bend = 3 * np.clip(along, 0, 1) ** 2 - 2 * np.clip(along, 0, 1) ** 3
+        middle = 0.5 + side * (0.11 + 0.24 * bend)
+        slope = np.hypot(1.0, 0.36 * wale / (1.25 * course))  # px across the leg, not across the cloth
+        away = (x - middle) * wale / slope
+        beyond = np.maximum(np.abs(along - 0.5) - 0.5, 0) * course * 1.25
+        away = np.where(beyond > 0, np.hypot(away, 3 * beyond), away)
+        high = np.clip(1 - 1.4 * np.square(along - 0.55), 0, 1)
+        legs.append((away, high))
+    return legs

@@ -71,7 +71,7 @@ class Creel:
     def _yarns(self, uneven: Table, pitch: float) -> Yarns:
         spec = self.spec
         room = 0.5 * spec.cover * pitch
-        width = 0.22 * pitch if spec.structure == "jersey" else room
+        width = 0.22 * pitch if spec.knitted else room
         half = np.float32(width) * np.clip(1 + np.float32(spec.thickness_noise) * uneven[0], 0.5, 1.4)
         shift = np.clip(np.float32(0.045 * pitch) * uneven[1], -0.15 * pitch, 0.15 * pitch)
         tone = 1 + np.float32(spec.tone_noise) * uneven[2]
