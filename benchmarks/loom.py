@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from loomsight.loom import STRUCTURES, ClothSpec, weave_roll
-from loomsight.loom.weaves import is_knit
+from loomsight.loom.weaves import construction
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     for structure in STRUCTURES:
         rates = []
         for grey, defects in ((True, 0.0), (False, 0.0), (False, 30.0)):
-            pitch = 8.0 if is_knit(structure) else 20.0
+            pitch = 8.0 if construction(structure) == "knitted" or structure == "gauze" else 20.0
             spec = ClothSpec(structure=structure, grey=grey, ends_per_cm=pitch, picks_per_cm=pitch)
             metres = arguments.frames * 512 * spec.mm_per_px / 1000
             start = time.perf_counter()

@@ -11,7 +11,8 @@ steps, batch and share of synthetic tiles. The operating point is set on the ten
 Arms with a generator need a base for each fold, trained on the fold's known fabrics alone. It is trained with
 ``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
-``@base`` starts from the base's segmenter; ``@without fuzzy ball`` leaves this type of defect out of the
+``@base`` starts from the base's segmenter; ``@loom`` knows no real fabric but 48 woven ones, ``@mixed``
+knows both; ``@without fuzzy ball`` leaves this type of defect out of the
 known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects,
 and is tested on the other half.
 
@@ -44,7 +45,7 @@ from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.pixels import PixelScores
 from loomsight.evaluation.regions import RegionCounts, count_regions
 from loomsight.fabric.types import LabelledPicture, Picture
-from loomsight.learn.base import BaseSettings, train_base_on
+from loomsight.learn.base import BaseSettings, train_base_on, weave_fabrics
 from loomsight.learn.cloth import part
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, SegmenterSettings, train_segmenter
@@ -58,6 +59,7 @@ FOLDS = "aitex_f00,aitex_f01,aitex_f03,aitex_f04"
 ARMS = "none,augmix,paste,poisson,perlin,drawn,paste+drawn,paste+poisson+perlin+drawn"
 COLUMNS = ("ap_picture", "ap", "f1", "auroc", "aupro", "recall", "false_alarms_per_mpx", "minutes")
 ALARMS = AlarmRate.per_megapixel(1.0)
+WOVEN_FABRICS = 48  # each with two good and two defective pictures of 256 × 384 px
 BANK = 400  # samples of a generator
 
 
@@ -140,6 +142,9 @@ def measure(
         test = [p for p in test if left_out in p.types or (p.mask is not None and not p.mask.any())]
         if not any(left_out in picture.types for picture in test):
             return []
+    if variant in ("loom", "mixed"):
+        woven = weave_fabrics(WOVEN_FABRICS, seed, LineProgress(sys.stderr))
+        known = woven if variant == "loom" else known + woven
     recipe = Recipe(arms=("drawn",) if name == "oracle" else arms_of(name))
     base = None
     if set(recipe.arms) & set(GENERATED) or variant == "base":

@@ -11,7 +11,8 @@ import numpy as np
 
 from loomsight.errors import UsageError
 from loomsight.fabric.types import Mask, Picture, Place
-from loomsight.loom.defects import DefectSpec, Patch, weave_defect
+from loomsight.loom.defects import Patch, weave_defect
+from loomsight.loom.faults import DefectSpec
 from loomsight.loom.render import Renderer
 from loomsight.loom.spec import ClothSpec
 
@@ -137,18 +138,21 @@ def _renderer(spec: ClothSpec, height: int, width: int, rng: np.random.Generator
 
 def _picture(cloth: Renderer, first: int, height: int, patches: list[tuple[int, DefectSpec, Patch]]) -> Cloth:
     """Rows `first` to `first + height` with whatever of the patches lies in them."""
-    margin = cloth.reach
-    seen = cloth.strip(first - margin, height + 2 * margin)
+    camera = cloth.camera
+    margin = camera.reach
+    top, rows = first - margin, height + 2 * margin
+    seen = cloth.strip(top, rows)
     mask = np.zeros((height, cloth.width), np.bool_)
     found = []
     for number, defect, patch in patches:
-        _add(seen, patch.change, patch.top - (first - margin), patch.left)
-        part = np.zeros_like(mask)
-        _add(part, patch.mask, patch.top - first, patch.left)
+        _add(seen, patch.change, patch.top - top, patch.left)
+        flat = np.zeros((rows, cloth.width), np.bool_)
+        _add(flat, patch.mask, patch.top - top, patch.left)
+        part = camera.mask(flat, first)
         if part.any():
             mask |= part
             found.append(_woven(number, defect, part, cloth.spec.mm_per_px))
-    image = cloth.camera(seen, first, margin)
+    image = camera.picture(seen, first)
     return Cloth(image[:, :, 0] if cloth.spec.grey else image, mask, tuple(found))
 
 

@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from loomsight.fabric.types import Picture
+from loomsight.loom.camera import Camera
 from loomsight.loom.spec import ClothSpec
+from loomsight.loom.surface import Surface, SurfaceMaker
 from loomsight.loom.weaves import FINE, pattern
-from loomsight.loom.yarns import MARGIN, ROWS_OF_LIGHT, Creel, Table
+from loomsight.loom.yarns import MARGIN, Creel, Table
 
 _STRIP = 32  # rows rendered at a time: its tables stay in the processor's cache
-_TABLE = 1 << 16  # values of the noise table
-_LIGHT_ROWS = 256
 
 
 @dataclass(slots=True)
@@ -56,15 +55,15 @@ class Renderer:
         self.spec, self.width = spec, width
         self.creel = Creel(spec, seed, width)
         self.pattern = pattern(spec.structure, spec.px_per_end, spec.px_per_pick)
-        start = self.creel.generator(ROWS_OF_LIGHT, -1)
-        self._table = start.standard_normal(_TABLE + width, dtype=np.float32)
-        x = np.linspace(-1, 1, width, dtype=np.float32)
-        lamp = start.uniform(-0.7, 0.7)
-        self.light = (1 - spec.lighting * np.square((x - lamp) / (1 + abs(lamp)))).astype(np.float32)
-        colours = np.array([spec.warp_colour, spec.weft_colour, spec.gap_colour], np.float32)
+        self.surface = SurfaceMaker(spec, self.creel, width)
+        self.camera = Camera(spec, self.creel, self.surface, width)
+        colours = np.array(
+            [spec.warp_colour, spec.weft_colour, spec.gap_colour, spec.print_colour], np.float32
+        )
         if spec.grey:
             colours = colours @ np.array([[0.299], [0.587], [0.114]], np.float32)
-        self.colours: Table = colours  # warp, weft, gap × channels
+        self.colours: Table = colours[:3]  # warp, weft, gap × channels
+        self._ink: Table = 1 - colours[3] / 255  # what the printed ink takes of the light
         self.dye_warp = _dyes(spec.warp_order, 0)
         self.dye_weft = _dyes(spec.weft_order, 1)
         self.u = np.arange(width) / spec.px_per_end
@@ -85,7 +84,7 @@ class Renderer:
         weft = self.creel.weft(int(picks[0]), int(picks[-1] - picks[0]) + 1)
         ends = self._ends + MARGIN
         lines = picks - picks[0]
-        off_weft = ((v - picks - 0.5) * self.spec.px_per_pick).astype(np.float32)[:, None]
+        middle = ((v - picks - 0.5) * self.spec.px_per_pick).astype(np.float32)[:, None]
         fine_rows = _fine(v, self.pattern.picks)
         # laid out by columns once a repeat, and then only whole rows are copied
         tables = self.pattern
@@ -93,15 +92,19 @@ class Renderer:
             np.take(table, self._fine_columns, axis=1)
             for table in (tables.warp_up, tables.warp_height, tables.weft_height)
         )
-        loop = None if tables.loop is None else np.take(tables.loop, self._fine_columns, axis=1)
+        warp_off, weft_off = (
+            None if table is None else np.take(table, self._fine_columns, axis=1)
+            for table in (tables.warp_off, tables.weft_off)
+        )
         dye_warp = self.dye_warp[self._ends % len(self.dye_warp)]
-        fibre = self.fibre(first, rows)
+        surface = self.surface.at(first, rows)
         for y in range(0, rows, _STRIP):
             part = slice(y, min(rows, y + _STRIP))
             line, fine = lines[part], fine_rows[part]
             threads = Threads(
-                off_warp=self._off_warp - np.take(warp.shift[part], ends, axis=1),
-                off_weft=(off_weft[part] if loop is None else loop[fine]) - weft.shift[line],
+                off_warp=(self._off_warp if warp_off is None else warp_off[fine])
+                - np.take(warp.shift[part], ends, axis=1),
+                off_weft=(middle[part] if weft_off is None else weft_off[fine]) - weft.shift[line],
                 half_warp=np.take(warp.half[part], ends, axis=1),
                 half_weft=weft.half[line],
                 tone_warp=np.take(warp.tone[part], ends, axis=1),
@@ -112,29 +115,35 @@ class Renderer:
                 dye_warp=dye_warp,
                 dye_weft=self.dye_weft[picks[part] % len(self.dye_weft)][:, None],
             )
-            out[part] = self.shade(threads, self.light, fibre[part])
+            out[part] = self.shade(threads, surface.part(part, slice(None)))
         return out
 
-    def shade(self, threads: Threads, light: Table, fibre: Table) -> Table:
+    def shade(self, threads: Threads, surface: Surface) -> Table:
         """From threads to colour: (rows, columns, channels) float32."""
         spec = self.spec
         bend = np.float32(0.25 + 0.45 * spec.sheen)
         low, rise = np.float32(1 - spec.relief), np.float32(spec.relief)
-        lit = light * fibre
         weft_cover, weft = _yarn(threads.off_weft, threads.half_weft, bend)
         weft *= threads.tone_weft
-        weft *= lit
+        weft *= surface.lit
         weft *= low + rise * threads.high_weft
-        if self.pattern.loop is not None:
-            return self._colour(np.zeros_like(weft), weft_cover, weft, weft, threads)
+        if not self.pattern.has_warp:
+            if spec.twist:
+                weft *= _twisted(threads.off_weft, threads.half_weft, surface.turns_down)
+            colour = self._colour(np.zeros_like(weft), weft_cover, weft, weft, threads)
+            return self._overlaid(colour, surface)
         warp_cover, warp = _yarn(threads.off_warp, threads.half_warp, bend)
         warp *= threads.tone_warp
-        warp *= lit
+        warp *= surface.lit
         warp *= low + rise * threads.high_warp
+        if spec.twist:
+            weft *= _twisted(threads.off_weft, threads.half_weft, surface.turns_across)
+            warp *= _twisted(threads.off_warp, threads.half_warp, surface.turns_down)
         # what is on top hides what is under it, as far as it covers the pixel
         seen_warp = warp_cover * (1 - weft_cover * (1 - threads.up))
         seen_weft = weft_cover * (1 - warp_cover * threads.up)
-        return self._colour(seen_warp, seen_weft, warp, weft, threads)
+        colour = self._colour(seen_warp, seen_weft, warp, weft, threads)
+        return self._overlaid(colour, surface)
 
     def _colour(
         self, seen_warp: Table, seen_weft: Table, warp: Table, weft: Table, threads: Threads
@@ -148,43 +157,19 @@ class Renderer:
         colour = cv2.transform(planes, self.colours.T.copy())
         return np.asarray(colour, np.float32).reshape(*gap.shape, -1)
 
-    def fibre(self, first: int, rows: int) -> Table:
-        """Light and dark of single fibres, about 1, (rows, width)."""
-        return 1 + np.float32(self.spec.fibre) * self._noise(first, rows, 0)
+    def _overlaid(self, colour: Table, surface: Surface) -> Table:
+        """Ink on the cloth, and what lies beside it."""
+        if surface.ink is not None:
+            colour *= 1 - surface.ink[:, :, None] * self._ink
+        if surface.bare is not None:
+            colour += surface.bare[:, :, None] * (np.float32(self.surface.outside) - colour)
+        return colour
 
-    def camera(self, seen: Table, first: int, margin: int) -> Picture:
-        """Lens and sensor: `seen` has `margin` rows more above and below than the picture."""
-        rows = seen.shape[0] - 2 * margin
-        if self.spec.blur > 0:
-            seen = self.blurred(seen)
-        seen = np.ascontiguousarray(seen[margin : margin + rows])
-        channels = seen.shape[2]
-        noise = np.stack([self._noise(first, rows, 1 + channel) for channel in range(channels)], axis=2)
-        noise *= np.float32(self.spec.noise)
-        picture = cv2.add(seen, noise, dtype=cv2.CV_8U)
-        return np.asarray(picture, np.uint8).reshape(rows, self.width, channels)
 
-    def blurred(self, seen: Table) -> Table:
-        """Through the lens."""
-        if self.spec.blur <= 0:
-            return seen
-        size = 2 * self.reach + 1
-        soft = np.asarray(cv2.GaussianBlur(seen, (size, size), self.spec.blur), np.float32)
-        return soft.reshape(seen.shape)
-
-    @property
-    def reach(self) -> int:
-        """Pixels that the lens spreads light over."""
-        return int(np.ceil(3 * self.spec.blur))
-
-    def _noise(self, first: int, rows: int, stream: int) -> Table:
-        """White noise, (rows, width): every row is cut from one table at a place of its own."""
-        starts = []
-        for block in range(first // _LIGHT_ROWS, (first + rows - 1) // _LIGHT_ROWS + 1):
-            rng = self.creel.generator(ROWS_OF_LIGHT + 1 + stream, block)
-            starts.append(rng.integers(0, _TABLE, _LIGHT_ROWS))
-        at = np.concatenate(starts)[first % _LIGHT_ROWS :][:rows]
-        return np.stack([self._table[start : start + self.width] for start in at])
+def _twisted(off: Table, half: Table, turns: Table) -> Table:
+    """Light and dark of the plies, which cross the yarn on a slant."""
+    at = turns + np.float32(0.5) * off / half
+    return np.float32(0.86) + np.float32(0.56) * np.abs(at - np.floor(at) - np.float32(0.5))
 
 
 def _yarn(off: Table, half: Table, bend: np.float32) -> tuple[Table, Table]:
@@ -222,6 +207,8 @@ class Window:
         self.x = np.arange(self.left, self.right, dtype=np.float64)[None, :]
         self.u = np.broadcast_to(cloth.u[None, self.left : self.right], (self.rows, self.columns))
         self.v = np.broadcast_to(cloth.rows_v(self.top, self.rows)[:, None], (self.rows, self.columns))
+        surface = cloth.surface.at(self.top, self.rows)
+        self.surface = surface.part(slice(None), slice(self.left, self.right))
         self.lay()
 
     def lay(self) -> None:
@@ -236,11 +223,14 @@ class Window:
         column = np.arange(self.left, self.right)[None, :]
         at_warp, at_weft = (row, self.end + MARGIN), (self.pick - first, column)
         off_weft = ((self.v - self.pick - 0.5) * spec.px_per_pick).astype(np.float32)
-        cells = self.cells(self.v)
-        if cloth.pattern.loop is not None:
-            off_weft = cloth.pattern.loop[cells]
+        cells = self.cells(self.v, self.u)
+        off_warp = ((self.u - self.end - 0.5) * spec.px_per_end).astype(np.float32)
+        if cloth.pattern.weft_off is not None:
+            off_weft = cloth.pattern.weft_off[cells]
+        if cloth.pattern.warp_off is not None:
+            off_warp = cloth.pattern.warp_off[cells]
         self.threads = Threads(
-            off_warp=((self.u - self.end - 0.5) * spec.px_per_end).astype(np.float32) - warp.shift[at_warp],
+            off_warp=off_warp - warp.shift[at_warp],
             off_weft=off_weft - weft.shift[at_weft],
             half_warp=warp.half[at_warp],
             half_weft=weft.half[at_weft],
@@ -253,11 +243,12 @@ class Window:
             dye_weft=cloth.dye_weft[self.pick % len(cloth.dye_weft)],
         )
 
-    def cells(self, v: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Index of every pixel into the pattern's tables, where the picks are those of `v`."""
-        return _fine(v, self.cloth.pattern.picks), _fine(self.u, self.cloth.pattern.ends)
+    def cells(
+        self, v: NDArray[np.float64], u: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Index of every pixel into the pattern's tables, where picks and ends are those of `v` and `u`."""
+        return _fine(v, self.cloth.pattern.picks), _fine(u, self.cloth.pattern.ends)
 
     def seen(self) -> Table:
-        """(rows, columns, channels) float32, before the lens."""
-        fibre = self.cloth.fibre(self.top, self.rows)[:, self.left : self.right]
-        return self.cloth.shade(self.threads, self.cloth.light[self.left : self.right], fibre)
+        """(rows, columns, channels) float32, before the camera."""
+        return self.cloth.shade(self.threads, self.surface)

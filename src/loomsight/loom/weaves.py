@@ -1,4 +1,4 @@
-"""Structures: which yarn is on top where. Lift plans of woven cloth, loops of knitted cloth.
+"""Structures: which yarn is on top where. Lift plans of woven cloth, loops of knitted cloth, and fleece.
 
 A lift plan is a table, picks × ends: true where the warp end passes over the pick (CAN/ISO 2959 notation,
 "twill 2/1" is two over, one under). :class:`Pattern` is one repeat of it drawn finely, so that a picture
@@ -7,7 +7,7 @@ is made by looking up instead of by computing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Structure = Literal[
     "plain", "twill 2/1", "twill 2/2", "twill 3/1", "satin 5", "basket 2/2", "herringbone", "jersey",
     "broken twill", "diamond twill", "satin 8", "dobby", "rib 1/1", "rib 2/2", "interlock", "pique",
+    "corduroy", "gauze", "fleece",
 ]  # fmt: skip
 STRUCTURES: tuple[Structure, ...] = get_args(Structure)
 
@@ -45,9 +46,14 @@ _DOBBY = (  # a spot of weft floats in plain cloth, as drawn on point paper: x w
 )
 
 
-def is_knit(structure: Structure) -> bool:
-    """Whether it is made of loops; else of warp and weft."""
-    return structure in _KNITS
+Construction = Literal["woven", "knitted", "nonwoven"]
+
+
+def construction(structure: Structure) -> Construction:
+    """Whether it is made of warp and weft, of loops, or of fibres without yarns."""
+    if structure == "fleece":
+        return "nonwoven"
+    return "knitted" if structure in _KNITS else "woven"
 
 
 def lift_plan(structure: Structure) -> NDArray[np.bool_]:
@@ -55,6 +61,8 @@ def lift_plan(structure: Structure) -> NDArray[np.bool_]:
     if structure in _KNITS:
         rows = _KNITS[structure]
         return np.zeros((len(rows), len(rows[0])), bool)
+    if structure == "fleece":
+        return np.zeros((1, 1), bool)
     name, _, counts = structure.partition(" ")
     if name == "twill":
         over, under = (int(part) for part in counts.split("/"))
@@ -86,6 +94,10 @@ _PLANS: dict[str, NDArray[np.bool_]] = {
     # a 2/2 twill on a pointed draft and with a pointed lift
     "diamond twill": np.tile(_twill(2, 2), (2, 2))[np.ix_(_POINT, _POINT)],
     "dobby": np.array([[mark == "x" for mark in row] for row in _DOBBY]),
+    # weft floats over seven ends, cut open to a pile, between races of three ends in plain weave
+    "corduroy": np.hstack([np.zeros((2, 7), bool), np.tile(_PLAIN, (1, 2))[:, :3]]),
+    # one cell is a pair of ends, which cross between the picks: see _leno
+    "gauze": np.ones((2, 1), bool),
 }
 
 
@@ -97,7 +109,9 @@ class Pattern:
         picks, ends: size of the repeat.
         warp_up: float32, 1 where the warp is on top.
         warp_height, weft_height: float32 in [0, 1], 1 where that yarn is highest.
-        loop: pixels from the middle of the loop's leg, signed; None in woven cloth.
+        warp_off, weft_off: float32, signed pixels from the middle of the yarn, where it does not simply lie
+            along the middle of its row or column of the plan; else None.
+        has_warp: whether there is one; a knit's loops and a fleece's fibres count as weft.
     """
 
     picks: int
@@ -105,22 +119,54 @@ class Pattern:
     warp_up: NDArray[np.float32]
     warp_height: NDArray[np.float32]
     weft_height: NDArray[np.float32]
-    loop: NDArray[np.float32] | None = None
+    warp_off: NDArray[np.float32] | None = None
+    weft_off: NDArray[np.float32] | None = None
+    has_warp: bool = True
 
 
 def pattern(structure: Structure, px_per_end: float, px_per_pick: float) -> Pattern:
     """Draw the repeat of a structure."""
     if structure in _KNITS:
         return _knit(_KNITS[structure], px_per_end, px_per_pick)
+    if structure == "fleece":
+        flat = np.zeros((FINE, FINE), np.float32)
+        return Pattern(1, 1, flat, flat, flat + np.float32(0.7), weft_off=flat, has_warp=False)
+    if structure == "gauze":
+        return _leno(px_per_end)
     plan = lift_plan(structure)
     up = np.kron(plan, np.ones((FINE, FINE))).astype(np.float32)
-    return Pattern(
+    drawn = Pattern(
         picks=plan.shape[0],
         ends=plan.shape[1],
         warp_up=up,
         warp_height=_height(plan.T).T.copy(),
         weft_height=_height(~plan),
     )
+    return _with_pile(drawn, px_per_pick) if structure == "corduroy" else drawn
+
+
+def _with_pile(ground: Pattern, px_per_pick: float) -> Pattern:
+    """Corduroy's cords: over the first seven ends the cut weft stands up and hides its picks."""
+    across = (np.arange(ground.warp_up.shape[1]) + 0.5) / FINE
+    cord = np.clip(np.cos(np.pi * (across - 3.5) / 7.6), 0, 1).astype(np.float32) * (across < 7)
+    down = ((np.arange(ground.warp_up.shape[0]) + 0.5) / FINE) % 1
+    off = ((down - 0.5) * px_per_pick)[:, None] * (1 - 0.8 * np.minimum(1, 2 * cord))
+    height = np.where(across < 7, np.sqrt(cord), 0.5 * ground.weft_height).astype(np.float32)
+    return replace(
+        ground, weft_height=height, warp_height=0.5 * ground.warp_height, weft_off=off.astype(np.float32)
+    )
+
+
+def _leno(px_per_end: float) -> Pattern:
+    """Gauze: each end is a pair, a standing end under the picks and a doup end that crosses it over them."""
+    y, x = (np.mgrid[: 2 * FINE, :FINE] + 0.5) / FINE
+    sway = 0.25 * np.cos(np.pi * y)
+    doup, standing = ((x - 0.5 - side * sway) * px_per_end for side in (1, -1))
+    on_top = np.abs(doup) < np.maximum(np.abs(standing), 0.12 * px_per_end)
+    up = on_top.astype(np.float32)
+    off = np.where(on_top, doup, standing).astype(np.float32)
+    low = (1 - 0.5 * np.sin(np.pi * (y % 1))).astype(np.float32)  # the standing end dips under each pick
+    return Pattern(2, 1, up, np.where(on_top, 1.0, 0.6 * low).astype(np.float32), 0.8 * low, warp_off=off)
 
 
 def _height(on_top: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -156,7 +202,7 @@ def _knit(rows: tuple[str, ...], wale: float, course: float) -> Pattern:
                 distance, height = np.where(take, away, distance), np.where(take, high, height)
     flat = np.zeros(y.shape, np.float32)
     tables = (np.clip(height, 0, 1).astype(np.float32), distance.astype(np.float32))
-    return Pattern(courses, wales, flat, flat, tables[0], loop=tables[1])
+    return Pattern(courses, wales, flat, flat, tables[0], weft_off=tables[1], has_warp=False)
 
 
 def _loop(

@@ -21,7 +21,9 @@ _SPACINGS = (256, 64, 16, 4)  # pixels between knots
 _ROWS = 256  # rows of a warp block
 _PICKS = 64  # picks of a weft block
 _FAR = 1 << 40  # seeds are not negative; rows before the start of a roll are asked for at its first frame
-_WARP, _WEFT, _ENDS, ROWS_OF_LIGHT = range(4)  # streams of random numbers of one cloth
+_WARP, _WEFT, _ENDS, ROWS_OF_LIGHT = range(4)  # streams of random numbers of one cloth; the last, and on
+_BARS = 100
+_HALF = {"gauze": 0.11, "fleece": 1.0}  # half the width of a yarn, as a share of its room
 MARGIN = 4
 """Ends that are kept beyond the left border of the picture."""
 
@@ -49,6 +51,9 @@ class Creel:
         self.ends = int(np.ceil(width / spec.px_per_end)) + 2 * MARGIN
         self._blocks: OrderedDict[tuple[int, int], Table] = OrderedDict()
         self._end_by_end = self.generator(_ENDS, 0).standard_normal((3, 1, self.ends), dtype=np.float32)
+        dent = max(1, spec.ends_per_dent)
+        within = np.arange(self.ends) % dent - 0.5 * (dent - 1)
+        self._dented = (-spec.reed_marks * spec.px_per_end * within).astype(np.float32)
 
     def generator(self, stream: int, block: int) -> np.random.Generator:
         """The random numbers of one block of one stream."""
@@ -59,19 +64,33 @@ class Creel:
         blocks = range(first // _ROWS, (first + rows - 1) // _ROWS + 1)
         table = np.concatenate([self._block(_WARP, block) for block in blocks], axis=1)
         start = first - blocks[0] * _ROWS
-        return self._yarns(table[:, start : start + rows], self.spec.px_per_end)
+        yarns = self._yarns(table[:, start : start + rows], self.spec.px_per_end)
+        if self.spec.ends_per_dent and self.spec.reed_marks:
+            np.add(yarns.shift, self._dented, out=yarns.shift)
+        return yarns
 
     def weft(self, first: int, picks: int) -> Yarns:
         """The weft from pick `first` on."""
         blocks = range(first // _PICKS, (first + picks - 1) // _PICKS + 1)
         table = np.concatenate([self._block(_WEFT, block) for block in blocks], axis=1)
         start = first - blocks[0] * _PICKS
-        return self._yarns(table[:, start : start + picks], self.spec.px_per_pick)
+        yarns = self._yarns(table[:, start : start + picks], self.spec.px_per_pick)
+        if self.spec.barre:
+            bands = np.concatenate([self._bands(block) for block in blocks])[start : start + picks]
+            np.add(yarns.tone, np.float32(self.spec.barre) * bands[:, None], out=yarns.tone)
+        return yarns
+
+    def _bands(self, block: int) -> Table:
+        """Barré of one block: a tone for each pick, in bands of 8 to 40 picks, each of one cheese of weft."""
+        rng = self.generator(_BARS, block)
+        bands = np.cumsum(rng.random(_PICKS) < 0.05)
+        return np.clip(rng.standard_normal(_PICKS), -1.5, 1.5).astype(np.float32)[bands]
 
     def _yarns(self, uneven: Table, pitch: float) -> Yarns:
         spec = self.spec
-        room = 0.5 * spec.cover * pitch
-        width = 0.22 * pitch if spec.knitted else room
+        width = (
+            _HALF.get(spec.structure, 0.22 if spec.construction == "knitted" else 0.5 * spec.cover) * pitch
+        )
         half = np.float32(width) * np.clip(1 + np.float32(spec.thickness_noise) * uneven[0], 0.5, 1.4)
         shift = np.clip(np.float32(0.045 * pitch) * uneven[1], -0.15 * pitch, 0.15 * pitch)
         tone = 1 + np.float32(spec.tone_noise) * uneven[2]
