@@ -12,12 +12,14 @@ import numpy as np
 from loomsight.errors import UsageError
 from loomsight.fabric.types import Mask, Picture, Place
 from loomsight.loom.defects import Patch, weave_defect
-from loomsight.loom.faults import DefectSpec
+from loomsight.loom.faults import DefectSpec, kinds_of
 from loomsight.loom.render import Renderer
 from loomsight.loom.spec import ClothSpec
 
 _PLAN_ROWS = 1024  # rows of a roll that are planned together, whatever the camera's frame
 _SEEDS = 2**62
+RUNNING_MM = 3000.0
+"""The longest that a running defect of a roll is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class WovenDefect:
         length_mm: of the whole defect, also beyond this picture.
         place: of its middle, from the start of the cloth and from its left border.
         number: counts the defects of one roll: the same in every frame that shows it.
+        strength: its severity in [0, 1].
     """
 
     type: str
@@ -39,6 +42,7 @@ class WovenDefect:
     length_mm: float
     place: Place
     number: int
+    strength: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ def weave_roll(
     frame_height: int = 512,
     width: int = 1024,
     defects_per_m2: float = 30.0,
+    periodic_mm: float | None = None,
+    running: bool = False,
 ) -> Iterator[Cloth]:
     """Weave a roll as a line-scan camera delivers it: frames that follow on without a step.
 
@@ -95,39 +101,85 @@ def weave_roll(
         metres: length of the roll; the last frame is woven full.
         frame_height, width: pixels of a frame.
         defects_per_m2: expected number; their places and types are random.
+        periodic_mm: a damaged roller of this circumference marks the cloth at each turn, at one place across.
+        running: a fault of one end or wale runs for metres, through many frames.
+
+    Raises:
+        UsageError: a length or rate that cannot be, or a picture below 16 pixels.
     """
-    if not metres > 0 or defects_per_m2 < 0:
-        raise UsageError("cannot weave a roll", where=f"metres={metres}, defects_per_m2={defects_per_m2}")
+    if not metres > 0 or defects_per_m2 < 0 or (periodic_mm is not None and not periodic_mm >= 10):
+        raise UsageError(
+            "cannot weave a roll",
+            where=f"metres={metres}, defects_per_m2={defects_per_m2}, periodic_mm={periodic_mm}",
+        )
     cloth = _renderer(spec, frame_height, width, rng)
     plan_seed = int(rng.integers(_SEEDS))
     frames = max(1, math.ceil(metres * 1000 / spec.mm_per_px / frame_height - 1e-6))
-    return _frames(cloth, plan_seed, frames, frame_height, defects_per_m2)
+    plan = _RollPlan(cloth, plan_seed, defects_per_m2, periodic_mm, frames * frame_height if running else 0)
+    return _frames(cloth, plan, frames, frame_height)
 
 
-def _frames(
-    cloth: Renderer, plan_seed: int, frames: int, height: int, defects_per_m2: float
-) -> Iterator[Cloth]:
-    ahead = math.ceil(80 / cloth.spec.mm_per_px)  # pixels: no defect reaches farther from its middle
+class _RollPlan:
+    """Which defects a roll has, block by block of `_PLAN_ROWS` rows, by the middle of each."""
+
+    def __init__(
+        self,
+        cloth: Renderer,
+        seed: int,
+        defects_per_m2: float,
+        periodic_mm: float | None,
+        running_rows: int,
+    ) -> None:
+        self._cloth, self._seed, self._rate = cloth, seed, defects_per_m2
+        rng = np.random.default_rng((seed, _SEEDS))
+        spec, possible = cloth.spec, kinds_of(cloth.spec)
+        self._every = None if periodic_mm is None else periodic_mm / spec.mm_per_px
+        marks = [kind for kind in possible if kind in ("hole", "oil stain", "colour spot", "burl mark")]
+        mark = marks[int(rng.integers(len(marks)))]
+        self._mark = DefectSpec.random(rng, spec, rows=(0, _PLAN_ROWS), width=cloth.width, kind=mark)
+        self._running: DefectSpec | None = None
+        lines = [
+            kind for kind in possible if kind in ("missing end", "reed mark", "needle line", "sinker mark")
+        ]
+        if running_rows and lines:
+            kind = lines[int(rng.integers(len(lines)))]
+            line = DefectSpec.random(rng, spec, rows=(0, 1), width=cloth.width, kind=kind)
+            length = min(RUNNING_MM, 0.8 * running_rows * spec.mm_per_px)
+            at = float(rng.uniform(0.4, 0.6) * running_rows)
+            self._running = line.model_copy(update={"y": at, "length_mm": length})
+
+    def block(self, number: int) -> list[DefectSpec]:
+        """The defects with their middle in that block."""
+        rng = np.random.default_rng((self._seed, number))
+        spec, width = self._cloth.spec, self._cloth.width
+        first, last = number * _PLAN_ROWS, (number + 1) * _PLAN_ROWS
+        count = int(rng.poisson(self._rate * _PLAN_ROWS * width * spec.mm_per_px**2 * 1e-6))
+        defects = [DefectSpec.random(rng, spec, rows=(first, last), width=width) for _ in range(count)]
+        if self._every is not None:
+            turn = math.ceil((first - self._mark.y) / self._every)
+            while (at := self._mark.y + turn * self._every) < last:
+                if at >= first:
+                    defects.append(self._mark.model_copy(update={"y": at}))
+                turn += 1
+        if self._running is not None and first <= self._running.y < last:
+            defects.append(self._running)
+        return defects
+
+
+def _frames(cloth: Renderer, plan: _RollPlan, frames: int, height: int) -> Iterator[Cloth]:
+    ahead = math.ceil((0.5 * RUNNING_MM + 80) / cloth.spec.mm_per_px)  # no defect reaches farther than this
     planned: list[tuple[int, DefectSpec, Patch]] = []
     block, number = 0, 0
     for frame in range(frames):
         first = frame * height
         while block * _PLAN_ROWS < first + height + ahead and block * _PLAN_ROWS < frames * height:
-            for defect in _plan(cloth, plan_seed, block, defects_per_m2):
+            for defect in plan.block(block):
                 planned.append((number, defect, weave_defect(cloth, defect)))
                 number += 1
             block += 1
-        planned = [item for item in planned if item[2].top + item[2].mask.shape[0] > first]
+        near = first - cloth.camera.reach
+        planned = [item for item in planned if item[2].top + item[2].mask.shape[0] > near]
         yield _picture(cloth, first, height, planned)
-
-
-def _plan(cloth: Renderer, seed: int, block: int, defects_per_m2: float) -> list[DefectSpec]:
-    rng = np.random.default_rng((seed, block))
-    spec = cloth.spec
-    square_metres = _PLAN_ROWS * cloth.width * spec.mm_per_px**2 * 1e-6
-    rows = (block * _PLAN_ROWS, (block + 1) * _PLAN_ROWS)
-    count = int(rng.poisson(defects_per_m2 * square_metres))
-    return [DefectSpec.random(rng, spec, rows=rows, width=cloth.width) for _ in range(count)]
 
 
 def _renderer(spec: ClothSpec, height: int, width: int, rng: np.random.Generator) -> Renderer:
@@ -172,4 +224,5 @@ def _woven(number: int, defect: DefectSpec, mask: Mask, mm_per_px: float) -> Wov
         length_mm=defect.length_mm,
         place=Place(metres=defect.y * mm_per_px / 1000, millimetres=defect.x * mm_per_px),
         number=number,
+        strength=defect.strength,
     )

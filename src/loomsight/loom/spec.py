@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -123,9 +124,9 @@ class ClothSpec(Config):
         return left, width - (edge if self.selvedges in ("right", "both") else 0.0)
 
     @classmethod
-    def random(cls, rng: np.random.Generator) -> ClothSpec:
-        """Some cloth, for training by domain randomisation: any structure, yarn, colour, print and camera."""
-        structure = STRUCTURES[int(rng.integers(len(STRUCTURES)))]
+    def random(cls, rng: np.random.Generator, among: Sequence[Structure] = STRUCTURES) -> ClothSpec:
+        """Some cloth, for training by domain randomisation: any of the structures, yarn, colour, camera."""
+        structure = among[int(rng.integers(len(among)))]
         made = construction(structure)
         mm_per_px = float(rng.uniform(0.08, 0.2))
         low = 6.0 if made == "knitted" or structure == "gauze" else 3.0
