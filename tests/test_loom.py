@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 
 from loomsight.errors import UsageError
 from loomsight.fabric.types import DEFECT_TYPES
-from loomsight.loom import STRUCTURES, WOVEN_KINDS, Cloth, ClothSpec, DefectSpec, weave, weave_roll
-from loomsight.loom.faults import FAULTS, WovenKind
+from loomsight.loom import (
+    PRESETS,
+    STRUCTURES,
+    WOVEN_KINDS,
+    Cloth,
+    ClothSpec,
+    DefectSpec,
+    preset,
+    weave,
+    weave_roll,
+)
+from loomsight.loom.faults import FAULTS, WovenKind, kinds_of
 from loomsight.loom.weaves import Structure, construction, lift_plan
 
 
@@ -139,10 +149,19 @@ def test_another_seed_is_another_piece_of_the_same_cloth() -> None:
     assert abs(float(one.mean()) - float(other.mean())) < 12
 
 
-@pytest.mark.parametrize("height", [96, 160])
-def test_a_roll_goes_on_from_frame_to_frame(height: int) -> None:
+EVERYTHING = {
+    "twist": 8.0, "hairiness": 0.5, "ends_per_dent": 3, "barre": 0.02, "bow": 0.02, "skew": 0.03,
+    "tension_waves_mm": 0.8, "print": "leaves", "print_mm": 5.0, "selvedges": "left", "gradient": 0.2,
+    "jitter_px": 0.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("height", "other"), [(96, {}), (160, {}), (96, EVERYTHING), (160, {"structure": "fleece"})]
+)
+def test_a_roll_goes_on_from_frame_to_frame(height: int, other: dict[str, Any]) -> None:
     """Whatever the camera's frame, the roll is the same, to the bit: yarns, noise, defects, masks."""
-    spec = spec_of("herringbone", grey=False)
+    spec = spec_of("herringbone", grey=False).model_copy(update=other)
     metres = 480 * spec.mm_per_px / 1000
     whole, frames = (
         list(
@@ -164,6 +183,95 @@ def test_a_roll_goes_on_from_frame_to_frame(height: int) -> None:
     seen = {defect.number for frame in frames for defect in frame.defects}
     assert seen == {defect.number for defect in whole[0].defects}
     assert len(seen) > 5
+
+
+def test_irregularity_within_tolerance_is_good_cloth() -> None:
+    spec = spec_of("twill 2/2", grey=False, **EVERYTHING)
+    plain = spec_of("twill 2/2", grey=False)
+    cloth, even = (weave(one, 200, 300, np.random.default_rng(0)) for one in (spec, plain))
+    assert not cloth.mask.any()
+    assert change(cloth, even).mean() > 10, "and it shows"
+
+
+def test_a_print_repeats_at_its_size_and_a_selvedge_ends_the_cloth() -> None:
+    spec = spec_of("plain", print="dots", print_mm=8.0, noise=0.5, thickness_noise=0.0, tone_noise=0.0)
+    printed, plain = (
+        weave(one, 200, 320, np.random.default_rng(0)).image.astype(float)
+        for one in (spec, spec.model_copy(update={"print": "none"}))
+    )
+    ink = (plain - printed) > 20
+    assert 0.05 < ink.mean() < 0.25
+    assert (ink[:120] == ink[80:200]).mean() > 0.95
+    edge = weave(spec_of("plain", selvedges="right"), 200, 320, np.random.default_rng(0)).image
+    outside, inside = edge[:, 280:], edge[:, :200]
+    assert outside.std() < 5 < inside.std()
+    assert abs(float(outside.mean()) - float(inside.mean())) > 30
+
+
+def test_bow_sags_the_picks_by_its_share_of_the_width() -> None:
+    spec = spec_of("plain", noise=0.5, thickness_noise=0.0, tone_noise=0.0, lighting=0.0, fibre=0.0)
+    flat, bowed = (
+        weave(one, 200, 400, np.random.default_rng(0)).image.astype(float)
+        for one in (spec, spec.model_copy(update={"bow": 0.03}))
+    )
+    moved = []
+    for x in (4, 200):  # the row shift at the edge and in the middle that fits best
+        fits = {d: np.abs(bowed[60:140, x] - flat[60 + d : 140 + d, x]).mean() for d in range(-12, 13)}
+        moved.append(min(fits, key=fits.__getitem__))
+    pitch = spec.px_per_pick * 2  # plain cloth is the same two picks on
+    assert abs((moved[1] - moved[0] - 12 + pitch / 2) % pitch - pitch / 2) <= 1.5
+
+
+def test_an_area_camera_darkens_its_corners_and_packs_its_pictures() -> None:
+    spec = spec_of("plain", lighting=0.0)
+    even = weave(spec, 200, 320, np.random.default_rng(0)).image.astype(float)
+    area = spec.model_copy(update={"camera": "area", "vignetting": 0.5, "jpeg": 60})
+    dark = weave(area, 200, 320, np.random.default_rng(0)).image.astype(float)
+    assert dark[:40, :40].mean() < 0.7 * even[:40, :40].mean()
+    assert dark[80:120, 140:180].mean() > 0.95 * even[80:120, 140:180].mean()
+
+
+def test_a_damaged_roller_marks_each_turn_and_a_running_fault_crosses_frames() -> None:
+    spec = spec_of("jersey")
+    roll = list(
+        weave_roll(spec, np.random.default_rng(5), metres=0.1, frame_height=128, width=256,
+                   defects_per_m2=0, periodic_mm=20.0, running=True)
+    )  # fmt: skip
+    found = {d.number: d for cloth in roll for d in cloth.defects}
+    running = [d for d in found.values() if d.length_mm > 50]
+    assert len(running) == 1
+    assert running[0].type in ("needle line", "sinker mark")
+    assert sum(running[0].number in {d.number for d in cloth.defects} for cloth in roll) >= 5
+    marks = sorted(d.place.metres for d in found.values() if d is not running[0])
+    assert len(marks) in (5, 6)
+    assert np.allclose(np.diff(marks), 0.02)
+    assert len({d.place.millimetres for d in found.values() if d is not running[0]}) == 1
+
+
+def test_a_cloth_has_only_faults_that_it_can_have() -> None:
+    assert "ladder" in kinds_of(spec_of("jersey"))
+    assert "missing pick" not in kinds_of(spec_of("jersey"))
+    assert "slub" not in kinds_of(spec_of("fleece"))
+    assert "selvedge cut" not in kinds_of(spec_of("plain"))
+    with pytest.raises(UsageError, match="plain cannot have a ladder"):
+        weave(spec_of("plain"), 64, 64, np.random.default_rng(0), [
+            DefectSpec(type="ladder", y=32, x=32, length_mm=5)
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_weaves(name: str) -> None:
+    cloth = weave(preset(name, np.random.default_rng(0)), 96, 160, np.random.default_rng(0), "random")
+    assert cloth.image.std() > 2
+    assert cloth.mask.any()
+
+
+def test_a_preset_that_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="the nearest is denim"):
+        preset("denin", np.random.default_rng(0))
+    for name, wanted in (("woven", "woven"), ("knitted", "knitted")):
+        made = {preset(name, np.random.default_rng(k)).construction for k in range(6)}
+        assert made == {wanted}
 
 
 def test_a_good_roll_is_good_and_a_bad_one_has_its_share() -> None:
