@@ -11,8 +11,9 @@ steps, batch and share of synthetic tiles. The operating point is set on the ten
 Arms with a generator need a base for each fold, trained on the fold's known fabrics alone. It is trained with
 ``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
-``@base`` starts from the base's segmenter; ``@loom`` knows no real fabric but 48 woven ones, ``@mixed``
-knows both; ``@without fuzzy ball`` leaves this type of defect out of the
+``@base`` starts from the base's segmenter; ``@loom`` knows no real fabric but woven ones, ``@mixed`` knows
+both, ``@start`` starts from the segmenter of the woven base that comes with the program (``@loom+start`` is the
+row "loom only"); ``@without fuzzy ball`` leaves this type of defect out of the
 known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects,
 and is tested on the other half.
 
@@ -37,7 +38,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from loomsight.base import Base
+from loomsight.base import Base, shipped
 from loomsight.datasets import Fold, new_fabric_fold, read_dataset
 from loomsight.detection.deeplab import Segmenter
 from loomsight.evaluation.compare import paired_difference
@@ -59,7 +60,6 @@ FOLDS = "aitex_f00,aitex_f01,aitex_f03,aitex_f04"
 ARMS = "none,augmix,paste,poisson,perlin,drawn,paste+drawn,paste+poisson+perlin+drawn"
 COLUMNS = ("ap_picture", "ap", "f1", "auroc", "aupro", "recall", "false_alarms_per_mpx", "minutes")
 ALARMS = AlarmRate.per_megapixel(1.0)
-WOVEN_FABRICS = 48  # each with two good and two defective pictures of 256 × 384 px
 BANK = 400  # samples of a generator
 
 
@@ -78,6 +78,10 @@ def main() -> None:
     parser.add_argument("--bases", type=Path, default=Path("benchmarks/bases"), help="a base for each fold")
     parser.add_argument("--base-minutes", type=float, default=15.0, help="to train a base that is missing")
     parser.add_argument("--base-diffusion", action="store_true", help="train diffusion in it too")
+    parser.add_argument(
+        "--woven", type=int, default=48, help="fabrics that the loom weaves for @loom, @mixed"
+    )
+    parser.add_argument("--start", type=Path, default=shipped(), help="the base that @start starts from")
     parser.add_argument("--against", default="none,drawn", help="arms that the others are compared with")
     parser.add_argument(
         "--report", action="store_true", help="print the table of the results file, run nothing"
@@ -142,13 +146,15 @@ def measure(
         test = [p for p in test if left_out in p.types or (p.mask is not None and not p.mask.any())]
         if not any(left_out in picture.types for picture in test):
             return []
-    if variant in ("loom", "mixed"):
-        woven = weave_fabrics(WOVEN_FABRICS, seed, LineProgress(sys.stderr))
-        known = woven if variant == "loom" else known + woven
+    words = set(variant.split("+"))
+    if words & {"loom", "mixed"}:
+        woven = weave_fabrics(asked.woven, seed, LineProgress(sys.stderr))
+        known = woven if "loom" in words else known + woven
     recipe = Recipe(arms=("drawn",) if name == "oracle" else arms_of(name))
     base = None
     if set(recipe.arms) & set(GENERATED) or variant == "base":
         base = fold_base(asked, fold, known, variant if variant.startswith("without ") else "")
+    start = base if variant == "base" else Base.open(asked.start) if "start" in words else None
     made: dict[str, list[Sample]] = {}
     if base is not None:
         code = code_of(base, fold, [cache[item.path] for item in fold.seen_good], known, variant)
@@ -185,7 +191,7 @@ def measure(
         SegmenterSettings(),
         steps=steps[-1],
         seed=seed,
-        start=base.weights("segmenter") if base is not None and variant == "base" else None,
+        start=start.weights("segmenter") if start is not None else None,
         validate=score,
         validate_every=every,
     )

@@ -30,23 +30,9 @@ def done(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return out
 
 
-def test_cloth_its_defects_and_the_yaml_that_weaves_it_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    small = ["--width", "256", "--height", "160", "--seed", "3"]
-    done(
-        capsys,
-        "cloth",
-        "--preset",
-        "denim",
-        "--defect",
-        "hole",
-        "--defect",
-        "mispick",
-        "--out",
-        str(tmp_path / "a"),
-        *small,
-    )
+def test_cloth_and_the_yaml_that_weaves_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wish = ["--defect", "hole", "--defect", "mispick", "--width", "256", "--height", "160", "--seed", "3"]
+    done(capsys, "cloth", "--preset", "denim", *wish, "--out", tmp_path / "a")
     found = json.loads((tmp_path / "a/defects.json").read_text())
     assert sorted(defect["type"] for defect in found) == ["hole", "mispick"]
     mask = read_image(tmp_path / "a/mask.png")
