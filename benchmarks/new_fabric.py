@@ -11,9 +11,9 @@ steps, batch and share of synthetic tiles. The operating point is set on the ten
 Arms with a generator need a base for each fold, trained on the fold's known fabrics alone. It is trained with
 ``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
-``@base`` starts from the base's segmenter; ``@loom`` knows no real fabric but woven ones, ``@mixed`` knows
-both, ``@start`` starts from the segmenter of the woven base that comes with the program (``@loom+start`` is the
-row "loom only"); ``@without fuzzy ball`` leaves this type of defect out of the
+``@base`` starts from the base's segmenter; ``@loom`` knows woven fabrics and no real one, ``@mixed`` knows
+both; ``@start`` starts from the segmenter of the woven base that comes with the program, so ``@loom+start``
+is "loom only"; ``@without fuzzy ball`` leaves this type of defect out of the
 known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects,
 and is tested on the other half.
 
@@ -78,9 +78,7 @@ def main() -> None:
     parser.add_argument("--bases", type=Path, default=Path("benchmarks/bases"), help="a base for each fold")
     parser.add_argument("--base-minutes", type=float, default=15.0, help="to train a base that is missing")
     parser.add_argument("--base-diffusion", action="store_true", help="train diffusion in it too")
-    parser.add_argument(
-        "--woven", type=int, default=48, help="fabrics that the loom weaves for @loom, @mixed"
-    )
+    parser.add_argument("--woven", type=int, default=48, help="fabrics to weave for @loom and @mixed")
     parser.add_argument("--start", type=Path, default=shipped(), help="the base that @start starts from")
     parser.add_argument("--against", default="none,drawn", help="arms that the others are compared with")
     parser.add_argument(

@@ -14,9 +14,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 Preset = Annotated[
     str,
-    typer.Option(
-        help="A quality, such as denim, jersey or gauze; or random, woven or knitted."
-    ),
+    typer.Option(help="A quality, such as denim, jersey or gauze; or random, woven or knitted."),
 ]
 ClothFile = Annotated[
     Path | None, typer.Option("--cloth", help="A YAML file of the parameters of a cloth.", show_default=False)
