@@ -11,7 +11,7 @@ import numpy as np
 
 from loomsight.errors import UsageError
 from loomsight.fabric.types import Mask, Picture, Place
-from loomsight.loom.defects import Patch, weave_defect
+from loomsight.loom.defects import FAINT, Patch, weave_defect
 from loomsight.loom.faults import DefectSpec, kinds_of
 from loomsight.loom.render import Renderer
 from loomsight.loom.spec import ClothSpec
@@ -67,18 +67,28 @@ def weave(
         spec: the cloth.
         height, width: pixels.
         rng: the same state weaves the same cloth, with or without defects, to the same bytes.
-        defects: which, or "random" for one to three of any type.
+        defects: which, or "random" for one to three of any type that somebody could see.
 
     Raises:
         UsageError: a size below 16 pixels.
     """
     cloth = _renderer(spec, height, width, rng)
     if isinstance(defects, str):
-        rows = (round(0.05 * height), max(1, round(0.95 * height)))
-        count = int(rng.integers(1, 4))
-        defects = [DefectSpec.random(rng, spec, rows=rows, width=width) for _ in range(count)]
-    patches = [(number, defect, weave_defect(cloth, defect)) for number, defect in enumerate(defects)]
-    return _picture(cloth, 0, height, patches)
+        woven = [_any_defect(cloth, height, rng) for _ in range(int(rng.integers(1, 4)))]
+    else:
+        woven = [(defect, weave_defect(cloth, defect)) for defect in defects]
+    return _picture(cloth, 0, height, [(number, *one) for number, one in enumerate(woven)])
+
+
+def _any_defect(cloth: Renderer, height: int, rng: np.random.Generator) -> tuple[DefectSpec, Patch]:
+    """A random defect; a faint one is taken only when eight in turn are faint."""
+    rows = (round(0.05 * height), max(1, round(0.95 * height)))
+    for _ in range(8):
+        defect = DefectSpec.random(rng, cloth.spec, rows=rows, width=cloth.width)
+        patch = weave_defect(cloth, defect)
+        if patch.contrast >= FAINT:
+            break
+    return defect, patch
 
 
 def weave_roll(

@@ -19,15 +19,27 @@ from loomsight.loom.faults import FAULTS, DefectSpec, WovenKind, kinds_of
 from loomsight.loom.render import Renderer, Window
 from loomsight.loom.yarns import Table
 
+FAINT = 0.8
+"""Contrast below which a defect is lost in the unevenness of the cloth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A woven defect: what it adds to the good cloth, and where it can be seen."""
+    """A woven defect: what it adds to the good cloth, and where it can be seen.
+
+    Attributes:
+        top, left: its place on the cloth, pixels.
+        change: (rows, columns, channels), before the lens.
+        mask: (rows, columns).
+        contrast: the change in its mask (root mean square) over the deviation of the good cloth there, pixel
+            by pixel or yarn by yarn, whichever shows it better. Below `FAINT` hardly anybody sees it.
+    """
 
     top: int
     left: int
-    change: Table  # (rows, columns, channels), before the lens
+    change: Table
     mask: Mask
+    contrast: float
 
 
 def weave_defect(cloth: Renderer, defect: DefectSpec) -> Patch:
@@ -59,7 +71,23 @@ def weave_defect(cloth: Renderer, defect: DefectSpec) -> Patch:
     window = Window(cloth, y - rows, x - columns, y + rows, x + columns)
     good = window.seen()
     change = _MAKERS[defect.type](window, defect, rng) - good
-    return Patch(window.top, window.left, change, _mask(cloth, change))
+    mask = _mask(cloth, change)
+    return Patch(window.top, window.left, change, mask, _contrast(cloth, change, good, mask))
+
+
+def _contrast(cloth: Renderer, change: Table, good: Table, mask: Mask) -> float:
+    if not mask.any():
+        return 0.0
+    yarn = 0.5 * max(cloth.spec.px_per_end, cloth.spec.px_per_pick)
+    best = 0.0
+    for softness in (max(0.3, cloth.spec.blur), yarn):
+        seen, around = (
+            cv2.GaussianBlur(plane, (0, 0), softness).reshape(plane.shape) for plane in (change, good)
+        )
+        noise = cloth.spec.noise / (1 if softness != yarn else 3.5 * yarn)
+        change_of = np.sqrt(np.square(seen[mask]).mean(axis=0))
+        best = max(best, float((change_of / np.hypot(around.std(axis=(0, 1)), noise + 0.5)).max()))
+    return best
 
 
 def _mask(cloth: Renderer, change: Table) -> Mask:

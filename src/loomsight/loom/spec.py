@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from loomsight.config import Config
+from loomsight.loom.shapes import between
 from loomsight.loom.weaves import STRUCTURES, Construction, Structure, construction
 
 Print = Literal["none", "dots", "stripes", "checks", "leaves"]
@@ -129,9 +130,9 @@ class ClothSpec(Config):
         structure = among[int(rng.integers(len(among)))]
         made = construction(structure)
         mm_per_px = float(rng.uniform(0.08, 0.2))
-        low = 6.0 if made == "knitted" or structure == "gauze" else 3.0
-        end = float(rng.uniform(low, low + 5))
-        pick = end * float(rng.uniform(0.75, 1.3))
+        low = 6.0 if made == "knitted" or structure == "gauze" else 2.6
+        end = float(rng.uniform(low, low + 5.4))
+        pick = max(0.8 * low, end * between(rng, 0.5, 1.5))
         grey = bool(rng.random() < 0.5)
         level = rng.uniform(60, 215)
         hue = rng.normal(0, 0.25, 3)
@@ -158,11 +159,11 @@ class ClothSpec(Config):
             weft_order=orders[1],
             gap_colour=_colour(warp * rng.uniform(0.1, 0.4)),
             grey=grey,
-            thickness_noise=float(rng.uniform(0.03, 0.16)),
-            tone_noise=float(rng.uniform(0.02, 0.09)),
+            thickness_noise=between(rng, 0.01, 0.15),
+            tone_noise=between(rng, 0.006, 0.08),
             relief=float(rng.uniform(0.2, 0.6)),
             sheen=float(rng.uniform(0.1, 0.9)),
-            fibre=float(rng.uniform(0.02, 0.14)),
+            fibre=between(rng, 0.01, 0.13),
             twist=at_times(0.4, 4, 12),
             hairiness=at_times(0.4, 0.05, 0.7),
             ends_per_dent=int(rng.integers(2, 5)) if rng.random() < 0.3 else 0,
@@ -182,7 +183,7 @@ class ClothSpec(Config):
             jitter_px=0.0 if area else at_times(0.3, 0.1, 0.7),
             lighting=float(rng.uniform(0.0, 0.2)),
             blur=float(rng.uniform(0.5, 1.1)),
-            noise=float(rng.uniform(0.8, 4.0)),
+            noise=between(rng, 0.5, 4.0),
         )
 
 
