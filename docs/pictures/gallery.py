@@ -28,6 +28,7 @@ EFFECTS: dict[str, dict[str, object]] = {
     "twist, 8 turns per cm": {"twist": 8, "ends_per_cm": 10, "picks_per_cm": 10},
     "hairiness 0.9": {"hairiness": 0.9},
     "uneven yarn": {"thickness_noise": 0.3},
+    "specks, 8 per cm²": {"specks": 8.0},
     "reed marks, 3 ends a dent": {"ends_per_dent": 3, "reed_marks": 0.12},
     "barré within tolerance": {"barre": 0.03},
     "bow": {"bow": 0.05},

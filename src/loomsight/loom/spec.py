@@ -52,6 +52,8 @@ class ClothSpec(Config):
     """Turns per cm: slanted lines on yarns that are wide enough to show them."""
     hairiness: float = Field(default=0.0, ge=0, le=1)
     """Stray fibres over the cloth; a raised cloth has much."""
+    specks: float = Field(default=0.0, ge=0, le=20)
+    """Fibre knots and bits of seed coat that are too small to count, per cm²: good cloth."""
     ends_per_dent: int = Field(default=0, ge=0, le=8)
     """Ends that share a dent of the reed; 0: no trace of the reed."""
     reed_marks: float = Field(default=0.05, ge=0, le=0.2)
@@ -166,6 +168,7 @@ class ClothSpec(Config):
             fibre=between(rng, 0.01, 0.13),
             twist=at_times(0.4, 4, 12),
             hairiness=at_times(0.4, 0.05, 0.7),
+            specks=between(rng, 0.3, 8.0) if rng.random() < 0.5 else 0.0,
             ends_per_dent=int(rng.integers(2, 5)) if rng.random() < 0.3 else 0,
             reed_marks=float(rng.uniform(0.02, 0.08)),
             barre=at_times(0.3, 0.005, 0.025),

@@ -17,6 +17,7 @@ from loomsight.loom.yarns import ROWS_OF_LIGHT, Creel, Table
 _TABLE = 1 << 16  # values of the noise table
 _LIGHT_ROWS = 256
 _FIBRE_TILES = ((509, 467), (379, 613))  # rows, columns; no two have a common factor
+_SPECK_TILE = (743, 691)
 _NAP = {"fleece": 0.55, "corduroy": 0.4}  # fibres that the structure itself shows
 _SELVEDGE_BAND_MM = 6.0
 
@@ -65,6 +66,9 @@ class SurfaceMaker:
         rest = creel.generator(ROWS_OF_LIGHT, -2)
         self._nap = np.float32(min(1.0, 0.3 * spec.hairiness + _NAP.get(spec.structure, 0.0)))
         self._fibres = [_by_columns(_web(rest, size, spec), width) for size in _FIBRE_TILES if self._nap]
+        self._specks: Table | None = None
+        if spec.specks:
+            self._specks = _by_columns(_speckled(rest, spec), width)
         self._print = None
         if spec.print != "none":
             self._print = _by_columns(_printed(rest, spec), width)
@@ -81,6 +85,8 @@ class SurfaceMaker:
         for tile in self._fibres:
             fibres += np.float32(0.22) * self._nap * tile[y % len(tile)]
         lit = (1 + np.maximum(fibres, np.float32(-0.8))) * self.light
+        if self._specks is not None:
+            lit *= 1 + self._specks[y % len(self._specks)]
         bare = None
         if self.spec.selvedges != "none":
             bare, band = self._edges(y)
@@ -156,6 +162,19 @@ def _web(rng: np.random.Generator, size: tuple[int, int], spec: ClothSpec) -> Ta
     web = canvas[pad:-pad, pad:-pad].astype(np.float32) - 127
     web = web / web.std() + 0.35 * cv2.resize(clouds, (columns, rows))
     return np.asarray((web - web.mean()) / web.std(), np.float32)
+
+
+def _speckled(rng: np.random.Generator, spec: ClothSpec) -> Table:
+    """Specks of a pixel or two, most of them light: their change of brightness. It can be tiled."""
+    rows, columns = _SPECK_TILE
+    tile = np.zeros((rows, columns), np.float32)
+    count = rng.poisson(spec.specks * rows * columns * spec.mm_per_px**2 / 100)
+    sign = np.where(rng.random(count) < 0.75, 1.0, -0.7)
+    strength = sign * rng.gamma(2.0, 0.5, count)
+    np.add.at(tile, (rng.integers(0, rows, count), rng.integers(0, columns, count)), strength)
+    spread = float(np.clip(0.06 / spec.mm_per_px, 0.5, 1.0))
+    wrapped = cv2.GaussianBlur(np.pad(tile, 4, mode="wrap"), (0, 0), spread)[4:-4, 4:-4]
+    return np.asarray(np.clip(wrapped, -0.5, 0.8), np.float32)
 
 
 def _printed(rng: np.random.Generator, spec: ClothSpec) -> Table:
