@@ -83,11 +83,10 @@ def main() -> None:
 
 
 def woven(structure: str, seed: list[int]) -> Picture:
-    """Random good cloth of a structure, its warp upright or lying: nobody knows how a camera stood."""
+    """Random good cloth of a structure."""
     rng = np.random.default_rng(seed)
     spec = ClothSpec.random(rng, [structure])  # type: ignore[list-item]
-    image = weave(spec.model_copy(update={"selvedges": "none", "print": "none"}), SIZE, SIZE, rng).image
-    return np.ascontiguousarray(np.rot90(image)) if rng.random() < 0.5 else image
+    return weave(spec.model_copy(update={"selvedges": "none", "print": "none"}), SIZE, SIZE, rng).image
 
 
 def look(encoder: TextureEncoder, image: Picture) -> NDArray[np.float64]:

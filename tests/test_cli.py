@@ -56,11 +56,15 @@ def test_help_of_no_command_loads_what_only_its_work_needs() -> None:
         assert f"\n  {name} " in shown
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+GROUPS = {"data": ("check",), "train": ("base",), "weave": ("cloth", "roll", "dataset")}
+
+
+@pytest.mark.parametrize(
+    "words", [(name, *below) for name in WRITTEN for below in ([(b,) for b in GROUPS.get(name, ())] or [()])]
+)
 def test_every_command_has_help_with_a_summary_and_examples(
-    name: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (name, *{"data": ("check",), "train": ("base",)}.get(name, ()))
     code, out, err = run(capsys, *words, "--help")
     assert (code, err) == (0, "")
     assert f"Usage: loomsight {' '.join(words)}" in out

@@ -152,7 +152,7 @@ def test_another_seed_is_another_piece_of_the_same_cloth() -> None:
 EVERYTHING = {
     "twist": 8.0, "hairiness": 0.5, "specks": 4.0, "ends_per_dent": 3, "barre": 0.02, "bow": 0.02,
     "skew": 0.03, "tension_waves_mm": 0.8, "print": "leaves", "print_mm": 5.0, "selvedges": "left",
-    "gradient": 0.2, "jitter_px": 0.5,
+    "gradient": 0.2, "jitter_px": 0.5, "streaks": 0.2,
 }  # fmt: skip
 
 

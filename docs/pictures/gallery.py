@@ -37,6 +37,7 @@ EFFECTS: dict[str, dict[str, object]] = {
     "selvedge": {"selvedges": "left"},
     "moiré: yarns of 2.2 px": {"ends_per_cm": 46, "picks_per_cm": 46, "blur": 0.3},
     "area camera, JPEG 50": {"camera": "area", "vignetting": 0.5, "gradient": 0.3, "jpeg": 50},
+    "streaks of the camera": {"streaks": 0.2},
     "encoder jitter": {"jitter_px": 2},
     "print: dots": {"print": "dots"},
     "print: stripes": {"print": "stripes"},

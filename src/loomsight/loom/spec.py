@@ -82,6 +82,9 @@ class ClothSpec(Config):
     """Quality of an area camera's JPEG; 0: not packed."""
     jitter_px: float = Field(default=0.0, ge=0, le=2)
     """How far the encoder of a line-scan camera misplaces its lines."""
+    streaks: float = Field(default=0.0, ge=0, le=0.3)
+    """Lines along the roll that a line-scan camera makes, by uneven pixels or dust on its glass: how much
+    lighter or darker the strongest is. They are no defects."""
     lighting: float = Field(default=0.08, ge=0, le=0.5)
     """Fall of the light from the brightest to the darkest place across the picture."""
     blur: float = Field(default=0.7, ge=0, le=3)
@@ -184,6 +187,7 @@ class ClothSpec(Config):
             vignetting=at_times(0.6, 0.05, 0.35) if area else 0.0,
             jpeg=int(rng.integers(70, 98)) if area and rng.random() < 0.6 else 0,
             jitter_px=0.0 if area else at_times(0.3, 0.1, 0.7),
+            streaks=0.0 if area or rng.random() < 0.5 else between(rng, 0.02, 0.25),
             lighting=float(rng.uniform(0.0, 0.2)),
             blur=float(rng.uniform(0.5, 1.1)),
             noise=between(rng, 0.5, 4.0),

@@ -75,6 +75,8 @@ class SurfaceMaker:
         self._x = np.arange(width, dtype=np.float32)
         turn = 10 / (max(spec.twist, 1e-6) * spec.mm_per_px)  # pixels
         self._turn = turn
+        if spec.streaks and spec.camera == "line":
+            self.light = (self.light * _streaked(rest, spec, width)).astype(np.float32)
         self._turns_across = (np.arange(width) / turn % 1).astype(np.float32)[None]
         self._waver = rest.uniform(0, 2 * np.pi, 4)
 
@@ -162,6 +164,16 @@ def _web(rng: np.random.Generator, size: tuple[int, int], spec: ClothSpec) -> Ta
     web = canvas[pad:-pad, pad:-pad].astype(np.float32) - 127
     web = web / web.std() + 0.35 * cv2.resize(clouds, (columns, rows))
     return np.asarray((web - web.mean()) / web.std(), np.float32)
+
+
+def _streaked(rng: np.random.Generator, spec: ClothSpec, width: int) -> Table:
+    """The gain of each pixel of a line sensor: a little uneven, and one to four streaks of some pixels."""
+    gain = 1 + 0.06 * spec.streaks * rng.standard_normal(width)
+    x = np.arange(width)
+    for part in rng.uniform(0.3, 1, int(rng.integers(1, 5))):
+        spread, sign = rng.uniform(0.4, 1.8), rng.choice([-1, 1])
+        gain += sign * part * spec.streaks * np.exp(-np.square((x - rng.uniform(0, width)) / spread) / 2)
+    return np.clip(gain, 0.3, 1.7).astype(np.float32)
 
 
 def _speckled(rng: np.random.Generator, spec: ClothSpec) -> Table:
