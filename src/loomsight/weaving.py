@@ -5,6 +5,7 @@ Each lies in a new folder, which appears when all of it is written, with the YAM
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 import loomsight
 from loomsight.config import Config
 from loomsight.datasets.writers import write_dataset
+from loomsight.errors import UsageError
 from loomsight.fabric.images import write_png
 from loomsight.fabric.types import LabelledPicture
 from loomsight.files import new_folder, write_json, write_text
@@ -248,10 +250,6 @@ def check_kinds(kinds: Sequence[str], spec: ClothSpec) -> list[WovenKind]:
     Raises:
         UsageError: this cloth cannot have one; it says the nearest.
     """
-    import difflib
-
-    from loomsight.errors import UsageError
-
     possible = kinds_of(spec)
     for kind in kinds:
         if kind not in possible:
