@@ -13,7 +13,8 @@ Arms with a generator need a base for each fold, trained on the fold's known fab
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
 ``@base`` starts from the base's segmenter; ``@loom`` knows woven fabrics and no real one, ``@mixed`` knows
 both; ``@start`` starts from the segmenter of the woven base that comes with the program, so ``@loom+start``
-is "loom only"; ``@without fuzzy ball`` leaves this type of defect out of the
+is "loom only"; ``@flat`` takes the lines of the camera out of the new fabric's pictures, as ``learn`` does;
+``@without fuzzy ball`` leaves this type of defect out of the
 known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects,
 and is tested on the other half.
 
@@ -31,6 +32,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,6 +47,7 @@ from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.pixels import PixelScores
 from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.fabric.flat_field import flat_field
 from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.learn.base import BaseSettings, train_base_on, weave_fabrics
 from loomsight.learn.cloth import part
@@ -130,9 +133,12 @@ def measure(
     for item in (*fold.known, *fold.seen_good, *fold.test):
         if item.path not in cache:
             cache[item.path] = item.load()
-    good = part([cache[item.path].image for item in fold.seen_good])
+    seen = [cache[item.path].image for item in fold.seen_good]
     known, test = [cache[item.path] for item in fold.known], [cache[item.path] for item in fold.test]
     name, _, variant = arm.partition("@")
+    words = set(variant.split("+"))
+    seen, test = without_lines(seen, test, wanted="flat" in words)
+    good = part(seen)
     if name == "oracle":
         defective = [picture for picture in test if picture.mask is not None and picture.mask.any()]
         shown = {id(picture) for picture in defective[::2]}
@@ -144,7 +150,6 @@ def measure(
         test = [p for p in test if left_out in p.types or (p.mask is not None and not p.mask.any())]
         if not any(left_out in picture.types for picture in test):
             return []
-    words = set(variant.split("+"))
     if words & {"loom", "mixed"}:
         woven = weave_fabrics(asked.woven, seed, LineProgress(sys.stderr))
         known = woven if "loom" in words else known + woven
@@ -194,6 +199,19 @@ def measure(
         validate_every=every,
     )
     return rows
+
+
+def without_lines(
+    seen: list[Picture], test: list[LabelledPicture], *, wanted: bool
+) -> tuple[list[Picture], list[LabelledPicture]]:
+    """The new fabric's pictures without the lines of the camera, as the good ones that are seen show them."""
+    camera = flat_field(seen) if wanted else None
+    if camera is None:
+        return seen, test
+    return (
+        [camera.correct(image) for image in seen],
+        [replace(picture, image=camera.correct(picture.image)) for picture in test],
+    )
 
 
 def fold_base(asked: argparse.Namespace, fold: Fold, known: list[LabelledPicture], variant: str = "") -> Base:

@@ -7,6 +7,7 @@
       profile.sha256        the hash of profile.json, in the form that sha256sum -c reads
       weights.safetensors   the network
       texture.safetensors   how the learned cloth looks, to notice another cloth
+      camera.safetensors    the lines that the camera draws, if it draws any: the gain of its columns
       samples/01.png …      a few pictures of the learned cloth
       report.html           how it was learned
 
@@ -29,6 +30,7 @@ from loomsight import __version__
 from loomsight.config import Config
 from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import write_png
 from loomsight.fabric.types import Picture
 from loomsight.files import new_folder, write_bytes, write_text
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """The version of the folder's form; a newer one is refused, an older one will be read."""
-WEIGHTS, TEXTURE, REPORT = "weights.safetensors", "texture.safetensors", "report.html"
+WEIGHTS, TEXTURE, CAMERA = "weights.safetensors", "texture.safetensors", "camera.safetensors"
+REPORT = "report.html"
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
 _KIND = Kind(
@@ -119,6 +122,7 @@ class Profile:
         mm_per_px: float | None = None,
         texture: Mapping[str, NDArray[Any]] | None = None,
         texture_facts: Mapping[str, JsonValue] | None = None,
+        camera: FlatField | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
         training: Mapping[str, JsonValue] | None = None,
         samples: Sequence[Picture] = (),
@@ -133,6 +137,7 @@ class Profile:
             weights: the network's state dict; NaN and infinity are refused.
             texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
                 goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
+            camera: the lines of the camera, which are taken out of each picture before it is scored.
             samples: pictures of the learned cloth, uint8 HW or HWC RGB.
             report: the HTML of the learning report.
 
@@ -154,6 +159,8 @@ class Profile:
             write_bytes(work / WEIGHTS, safetensors.torch.save(plain))
             arrays = {key: np.ascontiguousarray(value) for key, value in (texture or {}).items()}
             write_bytes(work / TEXTURE, safetensors.numpy.save(arrays))
+            if camera is not None:
+                write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
             for number, picture in enumerate(samples, 1):
                 write_png(work / "samples" / f"{number:02d}.png", picture)
             if report:
@@ -213,6 +220,21 @@ class Profile:
         except safetensors.SafetensorError as error:
             raise _KIND.damaged(self.folder / TEXTURE) from error
 
+    def camera(self) -> FlatField | None:
+        """The lines that the camera draws; None where it draws none."""
+        import safetensors
+        import safetensors.numpy
+
+        if CAMERA not in self.card.files:
+            return None
+        try:
+            gains = safetensors.numpy.load(self.read(CAMERA))["gains"]
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise _KIND.damaged(self.folder / CAMERA) from error
+        if gains.ndim != 1 or not (np.isfinite(gains) & (gains > 0)).all():
+            raise _KIND.damaged(self.folder / CAMERA)
+        return FlatField(gains.astype(np.float32))
+
     def weights(self) -> dict[str, Tensor]:
         """The network's state dict."""
         import safetensors
@@ -242,7 +264,7 @@ class Profile:
         except RuntimeError as error:  # torch's word for missing or unexpected weights
             why = "these are not the weights of its network"
             raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
-        return TorchEngine(network)
+        return TorchEngine(network, self.camera())
 
 
 def check_name(name: str) -> str:

@@ -19,6 +19,7 @@ from loomsight.detection.deeplab import Segmenter, build
 from loomsight.errors import DatasetError, ImageError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.evaluation.regions import RegionCounts
+from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
@@ -127,6 +128,7 @@ def learn(
     skipped: list[str] = []
     names, pictures = _read_good(paths, settings, skipped, progress)
     doubts = doubts_about(names, pictures)
+    camera, pictures = _without_lines(pictures, doubts)
 
     progress.say("reading the known fabrics" if known else "weaving known cloth")
     material_known, known_text = _known(known, paths, settings, progress)
@@ -204,6 +206,7 @@ def learn(
         mm_per_px=settings.mm_per_px,
         texture=learned.familiarity,
         texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
+        camera=camera,
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,
@@ -300,6 +303,15 @@ def _unfinished(history: History, tried: Sequence[Trial]) -> list[Doubt]:
         text = f"only {counts.found} of {counts.defects} made defects are found at this threshold"
         return [Doubt("blind", f"{text}: give more --minutes, or more good cloth")]
     return []
+
+
+def _without_lines(pictures: list[Picture], doubts: list[Doubt]) -> tuple[FlatField | None, list[Picture]]:
+    """The lines that the camera draws into every picture, and the pictures without them."""
+    camera = flat_field(pictures)
+    if camera is None:
+        return None, pictures
+    doubts.append(Doubt("camera", camera.text))
+    return camera, [camera.correct(image) for image in pictures]
 
 
 def _read_good(

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from loomsight.detection.deeplab import Segmenter
+from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.tiles import score_tiles
 from loomsight.fabric.types import Picture, ScoreMap
@@ -34,15 +35,18 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A segmenter run by torch, on the GPU where there is one."""
+    """A segmenter run by torch, on the GPU where there is one; ``camera`` is corrected before it looks."""
 
-    def __init__(self, network: Segmenter) -> None:
+    def __init__(self, network: Segmenter, camera: FlatField | None = None) -> None:
+        self._camera = camera
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._network = network.to(self._device).eval()
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
+        if self._camera is not None:
+            image = self._camera.correct(image)
         # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
         height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in image.shape[:2])
         tile = (min(height, LARGEST[0]), min(width, LARGEST[1]))
