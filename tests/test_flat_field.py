@@ -39,7 +39,7 @@ def test_a_line_of_the_camera_is_found_where_it_is_and_taken_out(clean: list[Pic
     corrected = field.correct(streaked(fresh))
     left = corrected[:, 200:202].astype(float).mean() - fresh[:, 200:202].astype(float).mean()
     assert abs(left) < 0.04 * fresh.mean()
-    assert "column 198" in field.text
+    assert "column 200" in field.text or "column 201" in field.text
 
 
 def test_clean_pictures_few_pictures_and_pictures_of_several_widths_have_none(clean: list[Picture]) -> None:
@@ -64,7 +64,7 @@ def test_a_picture_of_another_width_comes_back_as_it_is(clean: list[Picture]) ->
     field = flat_field([streaked(image) for image in clean])
     assert field is not None
     assert field.correct(clean[0][:, :100]).tobytes() == clean[0][:, :100].tobytes()
-    assert field.correct(np.dstack([clean[0]] * 3)).shape == (96, WIDTH, 3)
+    assert field.correct(clean[0][..., 0]).shape == (96, WIDTH)
 
 
 def test_cloth_that_lies_still_is_not_taken_for_a_camera() -> None:

@@ -52,7 +52,8 @@ class FlatField:
     @property
     def text(self) -> str:
         """What a person should know of it."""
-        at = ", ".join(str(where.start) for (where,) in ndimage.find_objects(self._labels())[:5])
+        labels, apart = self._labels(), np.abs(self.gains - 1)
+        at = ", ".join(str(int(np.argmax(apart * (labels == n)))) for n in range(1, min(self.lines, 5) + 1))
         lines = f"{self.lines} line{'s' * (self.lines != 1)}"
         more = ", …" if self.lines > 5 else ""
         return f"the camera draws {lines} into every picture, at column {at}{more}: taken out; clean it"
