@@ -12,11 +12,11 @@ Arms with a generator need a base for each fold, trained on the fold's known fab
 ``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
 ``@base`` starts from the base's segmenter; ``@loom`` knows woven fabrics and no real one, ``@mixed`` knows
-both; ``@start`` starts from the segmenter of the woven base that comes with the program, so ``@loom+start``
-is "loom only"; ``@flat`` takes the lines of the camera out of the new fabric's pictures, as ``learn`` does;
-``@without fuzzy ball`` leaves this type of defect out of the
-known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects,
-and is tested on the other half.
+both; ``@start`` starts from the segmenter of the woven base that comes with the program; ``@flat`` takes the
+lines of the camera out of the new fabric's pictures, and ``@stretch`` draws tiles along warp and weft, as
+``learn`` does both, so ``drawn@loom+flat+stretch`` is "loom only"; ``@without fuzzy ball`` leaves this type
+of defect out of the known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real
+defects, and is tested on the other half.
 
 Finished rows are kept in the results file (JSON lines) and not computed again, so the work can be done in
 pieces; ``--steps 400,800,1600`` measures one training on its way. ``--report`` only prints the table.
@@ -144,8 +144,8 @@ def measure(
         shown = {id(picture) for picture in defective[::2]}
         known += [picture for picture in test if id(picture) in shown]
         test = [picture for picture in test if id(picture) not in shown]
-    if variant.startswith("without "):
-        left_out = variant.removeprefix("without ")
+    left_out = next((word.removeprefix("without ") for word in words if word.startswith("without ")), "")
+    if left_out:
         known = [picture for picture in known if left_out not in picture.types]
         test = [p for p in test if left_out in p.types or (p.mask is not None and not p.mask.any())]
         if not any(left_out in picture.types for picture in test):
@@ -153,17 +153,20 @@ def measure(
     if words & {"loom", "mixed"}:
         woven = weave_fabrics(asked.woven, seed, LineProgress(sys.stderr))
         known = woven if "loom" in words else known + woven
-    recipe = Recipe(arms=("drawn",) if name == "oracle" else arms_of(name))
+    recipe = Recipe(
+        arms=("drawn",) if name == "oracle" else arms_of(name),
+        stretch=Recipe().stretch if "stretch" in words else 0.0,
+    )
     base = None
-    if set(recipe.arms) & set(GENERATED) or variant == "base":
-        base = fold_base(asked, fold, known, variant if variant.startswith("without ") else "")
-    start = base if variant == "base" else Base.open(asked.start) if "start" in words else None
+    if set(recipe.arms) & set(GENERATED) or "base" in words:
+        base = fold_base(asked, fold, known, f"without {left_out}" if left_out else "")
+    start = base if "base" in words else Base.open(asked.start) if "start" in words else None
     made: dict[str, list[Sample]] = {}
     if base is not None:
-        code = code_of(base, fold, [cache[item.path] for item in fold.seen_good], known, variant)
+        code = code_of(base, fold, [cache[item.path] for item in fold.seen_good], known, words)
         for generated in set(recipe.arms) & set(GENERATED):
             bank = make_samples(
-                base, generated, good.learn, code, BANK, known=known, gate=variant != "nogate", seed=seed
+                base, generated, good.learn, code, BANK, known=known, gate="nogate" not in words, seed=seed
             )
             print(
                 f"{fold.fabric} {arm}: {len(bank.samples)} samples, rejected {dict(bank.reasons)}", flush=True
@@ -230,11 +233,11 @@ def fold_base(asked: argparse.Namespace, fold: Fold, known: list[LabelledPicture
 
 
 def code_of(
-    base: Base, fold: Fold, good: list[LabelledPicture], known: list[LabelledPicture], variant: str
+    base: Base, fold: Fold, good: list[LabelledPicture], known: list[LabelledPicture], words: set[str]
 ) -> Any:
     """The texture code that the generator is told: the new fabric's, or that of a known one."""
     encoder = TextureEncoder(base.card.encoder)
-    if variant == "shuffled":
+    if "shuffled" in words:
         others = sorted({picture.fabric for picture in known} - {fold.fabric})
         other = others[np.random.default_rng(len(fold.fabric)).integers(len(others))]
         good = [picture for picture in known if picture.fabric == other]

@@ -10,6 +10,7 @@ import pytest
 from loomsight.errors import UsageError
 from loomsight.fabric.types import LabelledPicture
 from loomsight.loom import ClothSpec, weave
+from loomsight.synthesis.augment import stretch
 from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker, mirror_pad
 
 GREY = ClothSpec(structure="twill 2/2", grey=True)
@@ -85,7 +86,7 @@ def test_grey_cloth_gets_no_coloured_defect_and_coloured_cloth_may(arm: str, gre
 def test_nothing_is_learned_inside_a_box_whose_pixels_are_not_labelled(grey: Material) -> None:
     image = weave(COLOURED, 64, 64, np.random.default_rng(1)).image
     boxed = LabelledPicture(image, None, np.array([[8, 16, 40, 48]], np.float32), fabric="boxed")
-    maker = TileMaker(recipe("none"), Material(grey.good, [boxed]))
+    maker = TileMaker(recipe("none", stretch=0), Material(grey.good, [boxed]))
     for tile in maker.batch(0):
         assert not tile.target.any()
         assert (tile.weight == 0).sum() == 32 * 32
@@ -108,3 +109,28 @@ def test_pictures_smaller_than_a_tile_are_mirrored() -> None:
     assert padded.shape == (4, 4)
     assert (padded[:2, :3] == array).all()
     assert (padded[2] == padded[1]).all()
+
+
+def test_a_stretched_tile_keeps_its_mask_on_its_defect() -> None:
+    image = np.full((100, 100, 3), 40, np.uint8)
+    mask = np.zeros((100, 100), np.float32)
+    image[40:64, 30:70], mask[40:64, 30:70] = 220, 1
+    areas = set()
+    for seed in range(20):
+        drawn, moved = stretch([image, mask], 80, 0.25, np.random.default_rng(seed), often=1.0)
+        assert drawn.shape == (80, 80, 3)
+        assert moved.shape == (80, 80)
+        assert set(np.unique(moved)) == {0, 1}
+        assert ((drawn[..., 0] > 130) == (moved > 0)).mean() > 0.99
+        areas.add(int(moved.sum()))
+    assert min(areas) < 0.85 * 24 * 40 < 1.15 * 24 * 40 < max(areas)
+
+
+def test_a_window_as_small_as_the_tile_is_drawn_but_never_mirrored() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:2], image[-2:], image[:, :2], image[:, -2:] = 255, 255, 255, 255
+    for seed in range(20):
+        drawn, _ = stretch([image, np.zeros((64, 64), np.float32)], 64, 0.25, np.random.default_rng(seed))
+        assert drawn[8:-8, 8:-8].max() == 0
+    still, _ = stretch([image, np.zeros((64, 64), np.float32)], 64, 0.0, np.random.default_rng(0))
+    assert (still == image).all()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from loomsight.fabric.types import Picture
 
 Array: TypeAlias = NDArray[Any]
+_MIRROR = cv2.BORDER_REFLECT_101  # for the half pixel that rounding may leave at the border
 
 
 def flip_and_turn(arrays: list[Array], rng: np.random.Generator, *, turn: float = 0.0) -> list[Array]:
@@ -23,6 +24,38 @@ def flip_and_turn(arrays: list[Array], rng: np.random.Generator, *, turn: float 
     if swap:
         arrays = [a.swapaxes(0, 1) for a in arrays]
     return [np.ascontiguousarray(a) for a in arrays]
+
+
+def stretch(
+    arrays: list[Array], size: int, amount: float, rng: np.random.Generator, *, often: float = 0.7
+) -> list[Array]:
+    """Cut a square out of the middle of windows, at times drawn or slackened along warp and weft.
+
+    The next roll has a few picks more or fewer to the centimetre, and lies under another tension: a network
+    that saw one density alone takes the others for defects.
+
+    Args:
+        arrays: a picture (uint8, HWC) and maps of values 0 and 1 (float32, HW), squares of one size.
+        size: pixels a side of what comes back, at most that of the arrays.
+        amount: 0.25 draws by up to a quarter and slackens by up to a fifth, as far as the window suffices.
+        often: how often it is done at all.
+    """
+    given = arrays[0].shape[0]
+    start = (given - size) // 2
+    if amount <= 0 or rng.random() >= often:
+        cut = slice(start, start + size)
+        return [np.ascontiguousarray(a[cut, cut]) for a in arrays]
+    least = max(1 / (1 + amount), size / given)
+    across, down = np.exp(rng.uniform(np.log(least), np.log(1 + amount), 2))
+    middle = 0.5 * (given - 1), 0.5 * (size - 1)
+    to_picture = np.array(
+        [[across, 0, middle[1] - across * middle[0]], [0, down, middle[1] - down * middle[0]]]
+    )
+    image, *maps = arrays
+    drawn = [cv2.warpAffine(image, to_picture, (size, size), flags=cv2.INTER_CUBIC, borderMode=_MIRROR)]
+    drawn += [(cv2.warpAffine(a, to_picture, (size, size), borderMode=_MIRROR) > 0.5).astype(np.float32)
+              for a in maps]  # fmt: skip
+    return drawn
 
 
 def photometric(image: Picture, rng: np.random.Generator, strength: float = 1.0) -> Picture:

@@ -25,6 +25,7 @@ Tile k of a training is a function of the seed and k alone.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ from loomsight.config import Config
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import LabelledPicture, Mask, Picture, TrainingTile
 from loomsight.loom import DRAWN_KINDS, draw_defect
-from loomsight.synthesis.augment import augmix, flip_and_turn, photometric
+from loomsight.synthesis.augment import augmix, flip_and_turn, photometric, stretch
 from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
 from loomsight.synthesis.perlin import perlin_defect
 from loomsight.synthesis.samples import Sample
@@ -59,6 +60,7 @@ class Recipe(Config):
     good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
     tile: PositiveInt = 160  # pixels a side
     batch: PositiveInt = 8  # tiles a step
+    stretch: float = Field(0.25, ge=0, le=1)  # how far tiles are drawn along warp and weft, at most
 
     @field_validator("arms")
     @classmethod
@@ -178,8 +180,9 @@ class TileMaker:
             if not material.made.get(arm):
                 raise ValueError(f"{recipe.name} needs samples of {arm}, and there are none")
         self._recipe, self._material, self._seed = recipe, material, seed
-        self._good = [mirror_pad(to_rgb(image), recipe.tile) for image in material.good]
-        self._places, self._odds = rare_places(self._good, recipe.tile)
+        self._window = math.ceil(recipe.tile * (1 + recipe.stretch))  # what a tile is stretched from
+        self._good = [mirror_pad(to_rgb(image), self._window) for image in material.good]
+        self._places, self._odds = rare_places(self._good, self._window)
         self._grey = material.grey
 
     def batch(self, k: int) -> list[TrainingTile]:
@@ -192,38 +195,42 @@ class TileMaker:
 
     def synthetic(self, rng: np.random.Generator, arm: str | None = None) -> TrainingTile:
         """One synthetic tile, not augmented."""
-        return self._made(arm or self._recipe.arms[int(rng.integers(len(self._recipe.arms)))], rng)
+        return self._made(arm or self._any_arm(rng), self._recipe.tile, rng)
+
+    def _any_arm(self, rng: np.random.Generator) -> str:
+        return self._recipe.arms[int(rng.integers(len(self._recipe.arms)))]
 
     def _tile(self, slot: float, rng: np.random.Generator) -> TrainingTile:
         recipe = self._recipe
         if not recipe.source_only and slot < recipe.synthetic:
-            tile = self.synthetic(rng)
+            tile = self._made(self._any_arm(rng), self._window, rng)
         elif not recipe.source_only and slot < recipe.synthetic + recipe.good:
-            tile = _unlabelled_good(self.cloth(rng))
+            tile = _unlabelled_good(self.cloth(rng, self._window))
         else:
-            tile = self._known(rng)
-        image, target, weight = flip_and_turn([tile.image, tile.target, tile.weight], rng)
+            tile = self._known(self._window, rng)
+        arrays = stretch([tile.image, tile.target, tile.weight], recipe.tile, recipe.stretch, rng)
+        image, target, weight = flip_and_turn(arrays, rng)
         if recipe.arms == ("augmix",):
             image = augmix(image, rng)
         elif rng.random() < 0.5:
             image = photometric(image, rng)
         return TrainingTile(image, target, weight, tile.origin)
 
-    def _made(self, arm: str, rng: np.random.Generator) -> TrainingTile:
+    def _made(self, arm: str, size: int, rng: np.random.Generator) -> TrainingTile:
         if arm in GENERATED:
             samples = self._material.made[arm]
             sample = samples[int(rng.integers(len(samples)))]
             cloth, image, mask = sample.cloth, sample.image, sample.mask
         else:
-            cloth = self.cloth(rng)
+            cloth = self.cloth(rng, size)
             image, mask = ARMS[arm](self._material, cloth, rng)
         if self._grey and image is not cloth:  # a grey camera sees no coloured stain
             image = to_rgb(to_grey(image))
         return TrainingTile(image, mask.astype(np.float32), np.ones(mask.shape, np.float32), arm)
 
-    def cloth(self, rng: np.random.Generator) -> Picture:
-        """A window of good cloth, rare places as often as usual ones."""
-        size = self._recipe.tile
+    def cloth(self, rng: np.random.Generator, size: int | None = None) -> Picture:
+        """A window of good cloth, rare places as often as usual ones; of the tile's size if none is given."""
+        size = size or self._recipe.tile
         number, *corner = self._places[int(np.searchsorted(self._odds, rng.random()))]
         image = self._good[number]
         top, left = (
@@ -232,8 +239,8 @@ class TileMaker:
         )
         return np.ascontiguousarray(image[top : top + size, left : left + size])
 
-    def _known(self, rng: np.random.Generator) -> TrainingTile:
-        material, size = self._material, self._recipe.tile
+    def _known(self, size: int, rng: np.random.Generator) -> TrainingTile:
+        material = self._material
         if material.defective and (not material.flawless or rng.random() < 0.7):
             picture = _pick(material.defective, rng)
             assert picture.mask is not None  # noqa: S101 — it is in ``defective``
