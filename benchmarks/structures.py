@@ -25,6 +25,7 @@ from loomsight.texture.gram import TextureEncoder
 
 REAL = ("aitex", "kth")  # fabrics whose structure a person can name from the picture
 SIZE = 256  # pixels a side
+NEAREST = 0.2  # pixels may be this much smaller than a line camera's
 COMPONENTS = 96
 RIDGE = 30.0
 FAMILIES = {
@@ -83,10 +84,11 @@ def main() -> None:
 
 
 def woven(structure: str, seed: list[int]) -> Picture:
-    """Random good cloth of a structure."""
+    """Random good cloth of a structure, from as near as a hand lens or as far as a line camera."""
     rng = np.random.default_rng(seed)
     spec = ClothSpec.random(rng, [structure])  # type: ignore[list-item]
-    return weave(spec.model_copy(update={"selvedges": "none", "print": "none"}), SIZE, SIZE, rng).image
+    near = {"mm_per_px": spec.mm_per_px * float(np.exp(rng.uniform(np.log(NEAREST), 0)))}
+    return weave(spec.model_copy(update={"selvedges": "none", "print": "none", **near}), SIZE, SIZE, rng).image
 
 
 def look(encoder: TextureEncoder, image: Picture) -> NDArray[np.float64]:

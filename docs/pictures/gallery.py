@@ -21,8 +21,12 @@ COLUMNS, TILE = 4, (190, 300)  # a tile, height and width, at native resolution
 LINE, GAP = 24, 8
 # what the faults are shown in: yarns of two tones, wide enough to follow
 WOVEN = ClothSpec(structure="twill 2/2", ends_per_cm=15, picks_per_cm=14, weft_colour=(128, 118, 104))
-KNITTED = ClothSpec(structure="jersey", ends_per_cm=10, picks_per_cm=13, tone_noise=0.03)
-SHOWN_MM = 16.0  # longer faults are cut to this
+PLAIN = ClothSpec(ends_per_cm=16, picks_per_cm=15, tone_noise=0.02, thickness_noise=0.06)
+KNITTED = ClothSpec(structure="jersey", ends_per_cm=10, picks_per_cm=13, tone_noise=0.02)
+SHOWN_MM = 16.0  # longer faults are cut to this …
+RUNS_ON_MM = 40.0  # … but for those that are never shorter than this: they run through the tile
+IN_PLAIN = ("missing pick", "reed mark", "weft bar", "barré", "starting mark", "weft crack", "smash")
+"""Faults that are clearer in plain cloth of one tone."""
 
 EFFECTS: dict[str, dict[str, object]] = {
     "twist, 8 turns per cm": {"twist": 8, "ends_per_cm": 10, "picks_per_cm": 10},
@@ -53,14 +57,20 @@ def main() -> None:
     for kind, fault in FAULTS.items():
         groups[group(fault)].append(kind)
     for name, kinds in groups.items():
-        on = KNITTED if name == "knitted" else WOVEN
-        save(f"gallery-faults-{name}.jpg", ((kind, cloth(on, kind)) for kind in kinds))
+        save(f"gallery-faults-{name}.jpg", ((kind, cloth(shown_in(kind), kind)) for kind in kinds))
     (HERE.parent / "gallery.md").write_text(page(groups), encoding="utf-8")
 
 
 def group(fault: Fault) -> str:
     """Which picture shows it."""
     return "any" if "nonwoven" in fault.made else fault.made[0]
+
+
+def shown_in(kind: WovenKind) -> ClothSpec:
+    """The cloth in which a fault is shown."""
+    if FAULTS[kind].made == ("knitted",):
+        return KNITTED
+    return PLAIN if kind in IN_PLAIN else WOVEN
 
 
 def cloth(spec: ClothSpec, kind: WovenKind | None = None) -> Picture:
@@ -72,7 +82,8 @@ def cloth(spec: ClothSpec, kind: WovenKind | None = None) -> Picture:
         middle = (height // 2, height // 2 + 1)
         defect = DefectSpec.random(np.random.default_rng(3), spec, rows=middle, width=width, kind=kind)
         x = defect.x if kind == "selvedge cut" else width / 2
-        length = min(SHOWN_MM, max(defect.length_mm, 1.2 * (FAULTS[kind].low * FAULTS[kind].high) ** 0.5))
+        usual = max(defect.length_mm, 1.2 * (FAULTS[kind].low * FAULTS[kind].high) ** 0.5)
+        length = 2 * RUNS_ON_MM if FAULTS[kind].low >= RUNS_ON_MM else min(SHOWN_MM, usual)
         defects = [defect.model_copy(update={"x": x, "length_mm": length, "strength": 0.8})]
     image = weave(spec, height, width, np.random.default_rng(1), defects).image
     return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
@@ -113,7 +124,8 @@ def page(groups: dict[str, list[WovenKind]]) -> str:
         "[The parameters](reference/configuration.md) go into a YAML file for `--cloth`.\n",
         "![Effects](pictures/gallery-effects.jpg)\n",
         "## Defects\n",
-        f"Each at severity 0.8; those longer than {SHOWN_MM:g} mm are cut to that here.\n",
+        f"Each at severity 0.8, in the cloth that shows it best; those longer than {SHOWN_MM:g} mm are cut to "
+        f"that here, or run through the picture where they are always long.\n",
     ]
     for name, kinds in groups.items():
         parts += [f"### {names[name]}\n", f"![Defects](pictures/gallery-faults-{name}.jpg)\n"]

@@ -349,9 +349,13 @@ def smash(window: Window, defect: DefectSpec, rng: np.random.Generator) -> Table
     shape, (y, x) = shape_of(window), here(window, defect)
     spec = window.cloth.spec
     spot = blob(shape, rng, size, 0.7 * size, at=(y, x), rough=0.2, edge=3.0, tilt=0.1)
-    slack = cloud(rng, shape, 3 * spec.px_per_end) * spot
-    window.v = window.v + (0.5 + 0.6 * defect.strength) * slack
-    window.u = window.u + 0.25 * cloud(rng, shape, 3 * spec.px_per_end) * spot
+    # each pick hangs in an arc of its own, as far as the next ends that hold it
+    free = cv2.GaussianBlur(spot, (0, 0), 1.5 * spec.px_per_pick)
+    reach, pick = 0.35 * size, 1.1 * spec.px_per_pick
+    hanging = cv2.GaussianBlur(rng.standard_normal(shape, dtype=np.float32), (0, 0), reach, sigmaY=pick)
+    hanging = hanging / (hanging.std() + 1e-6) + 0.8 * np.square(spot)
+    window.v = window.v - (0.35 + 0.45 * defect.strength) * hanging * free
+    window.u = window.u + 0.25 * cloud(rng, shape, 3 * spec.px_per_end) * free
     window.lay()
     threads = window.threads
     torn, gone = rng.uniform(0.1, 1.3, 61), rng.random(61) < 0.55 + 0.3 * defect.strength
@@ -359,6 +363,7 @@ def smash(window: Window, defect: DefectSpec, rng: np.random.Generator) -> Table
     threads.half_warp = thinned(threads.half_warp, broken)
     threads.up = (threads.up * (1 - broken)).astype(np.float32)
     threads.high_weft = np.maximum(threads.high_weft, (0.7 * broken).astype(np.float32))
+    threads.half_weft = (threads.half_weft * (1 - 0.3 * broken)).astype(np.float32)  # daylight between them
     seen = window.seen()
     for _ in range(int(rng.integers(3, 8))):
         turn = rng.choice([-0.5, 0.5]) * math.pi + np.cumsum(rng.normal(0, 0.35, 10))

@@ -142,8 +142,10 @@ class ClothSpec(Config):
         level = rng.uniform(60, 215)
         hue = rng.normal(0, 0.25, 3)
         warp = np.clip(level * (1 + hue), 25, 240)
-        same = rng.random() < 0.6  # piece-dyed cloth has one colour, yarn-dyed cloth (denim) two
-        weft = warp * rng.uniform(0.88, 1.12) if same else rng.uniform(40, 225) * (1 + rng.normal(0, 0.2, 3))
+        # Piece-dyed cloth has one colour, yarn-dyed cloth (denim) two; but light from one side shines on the
+        # yarns of one way alone, so that even piece-dyed plain cloth may look like a checkerboard.
+        same = rng.random() < 0.6
+        weft = np.clip(warp * between(rng, 0.55, 1.8), 20, 245) if same else rng.uniform(40, 225) * (1 + rng.normal(0, 0.2, 3))
         orders: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         if made != "nonwoven" and not same and rng.random() < 0.4:
             orders = _orders(rng)
@@ -157,7 +159,7 @@ class ClothSpec(Config):
             ends_per_cm=10.0 / (end * mm_per_px),
             picks_per_cm=10.0 / (pick * mm_per_px),
             mm_per_px=mm_per_px,
-            cover=float(rng.uniform(0.78, 1.0)),
+            cover=float(rng.uniform(0.65, 1.0)),
             warp_colour=_colour(warp),
             weft_colour=_colour(np.clip(weft, 20, 245)),
             warp_order=orders[0],
@@ -189,7 +191,7 @@ class ClothSpec(Config):
             jitter_px=0.0 if area else at_times(0.3, 0.1, 0.7),
             streaks=0.0 if area or rng.random() < 0.5 else between(rng, 0.02, 0.25),
             lighting=float(rng.uniform(0.0, 0.2)),
-            blur=float(rng.uniform(0.5, 1.1)),
+            blur=float(rng.uniform(0.5, 1.4)),
             noise=between(rng, 0.5, 4.0),
         )
 
