@@ -186,7 +186,7 @@ def make_all(cloth: Cloth, count: int, seed: int) -> dict[str, list[tuple[Sample
     def simple(arm: str, rng: np.random.Generator) -> list[Sample]:
         made = []
         for window in windows(rng):
-            image, mask = ARMS[arm](material, window, rng)
+            image, mask, _ = ARMS[arm](material, window, rng)
             if material.grey:
                 image = to_rgb(to_grey(image))
             made.append(Sample(window, image, mask, 0, arm))

@@ -26,6 +26,7 @@ from loomsight.texture.gram import TextureEncoder
 REAL = ("aitex", "kth")  # fabrics whose structure a person can name from the picture
 SIZE = 256  # pixels a side
 NEAREST = 0.2  # pixels may be this much smaller than a line camera's
+ASKEW = 12.0  # degrees, deviation
 COMPONENTS = 96
 RIDGE = 30.0
 FAMILIES = {
@@ -84,11 +85,21 @@ def main() -> None:
 
 
 def woven(structure: str, seed: list[int]) -> Picture:
-    """Random good cloth of a structure, from as near as a hand lens or as far as a line camera."""
+    """Random good cloth of a structure: from as near as a hand lens or as far as a line camera, at times
+    open, and askew as a hand holds it."""
     rng = np.random.default_rng(seed)
     spec = ClothSpec.random(rng, [structure])  # type: ignore[list-item]
-    near = {"mm_per_px": spec.mm_per_px * float(np.exp(rng.uniform(np.log(NEAREST), 0)))}
-    return weave(spec.model_copy(update={"selvedges": "none", "print": "none", **near}), SIZE, SIZE, rng).image
+    seen = {
+        "mm_per_px": spec.mm_per_px * float(np.exp(rng.uniform(np.log(NEAREST), 0))),
+        "cover": float(rng.uniform(0.5, 1.0)),
+        "selvedges": "none",
+        "print": "none",
+    }
+    room = int(1.5 * SIZE)
+    image = weave(spec.model_copy(update=seen), room, room, rng).image
+    turn = cv2.getRotationMatrix2D((room / 2, room / 2), float(rng.normal(0, ASKEW)), 1)
+    turn[:, 2] -= (room - SIZE) / 2
+    return np.asarray(cv2.warpAffine(image, turn, (SIZE, SIZE)), np.uint8)
 
 
 def look(encoder: TextureEncoder, image: Picture) -> NDArray[np.float64]:

@@ -124,8 +124,8 @@ def page(groups: dict[str, list[WovenKind]]) -> str:
         "[The parameters](reference/configuration.md) go into a YAML file for `--cloth`.\n",
         "![Effects](pictures/gallery-effects.jpg)\n",
         "## Defects\n",
-        f"Each at severity 0.8, in the cloth that shows it best; those longer than {SHOWN_MM:g} mm are cut to "
-        f"that here, or run through the picture where they are always long.\n",
+        f"Each at severity 0.8, in the cloth that shows it best; those longer than {SHOWN_MM:g} mm are cut "
+        "to that here, or run through the picture where they are always long.\n",
     ]
     for name, kinds in groups.items():
         parts += [f"### {names[name]}\n", f"![Defects](pictures/gallery-faults-{name}.jpg)\n"]

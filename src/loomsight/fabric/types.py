@@ -91,16 +91,21 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTile:
-    """What a recipe makes and a segmenter learns from.
+    """What a recipe makes, and a segmenter or a detector learns from.
 
     Attributes:
         image: uint8 HWC RGB.
         target: float32 HW in [0, 1], 1 on a defect.
         weight: float32 HW ≥ 0, 0 where the label is unknown (inside a box without a mask).
         origin: where its defect comes from, for reports ("paste", "drawn", "real", "good", …).
+        instances: int16 HW, 0 on good cloth, k on the defect whose type is ``types[k - 1]``, also where it
+            is only boxed; None: there is none.
+        types: names of :data:`DEFECT_TYPES`.
     """
 
     image: Picture
     target: NDArray[np.float32]
     weight: NDArray[np.float32]
     origin: str = field(default="good")
+    instances: NDArray[np.int16] | None = None
+    types: tuple[str, ...] = ()

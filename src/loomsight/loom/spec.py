@@ -145,7 +145,11 @@ class ClothSpec(Config):
         # Piece-dyed cloth has one colour, yarn-dyed cloth (denim) two; but light from one side shines on the
         # yarns of one way alone, so that even piece-dyed plain cloth may look like a checkerboard.
         same = rng.random() < 0.6
-        weft = np.clip(warp * between(rng, 0.55, 1.8), 20, 245) if same else rng.uniform(40, 225) * (1 + rng.normal(0, 0.2, 3))
+        weft = (
+            np.clip(warp * between(rng, 0.55, 1.8), 20, 245)
+            if same
+            else rng.uniform(40, 225) * (1 + rng.normal(0, 0.2, 3))
+        )
         orders: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         if made != "nonwoven" and not same and rng.random() < 0.4:
             orders = _orders(rng)

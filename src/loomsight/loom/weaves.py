@@ -89,7 +89,7 @@ _PLANS: dict[str, NDArray[np.bool_]] = {
     "satin 8": _satin(8, 3),
     # a 3/1 twill in the order 1, 2, 4, 3: no diagonal goes on
     "broken twill": _twill(3, 1)[:, [0, 1, 3, 2]],
-    # a 2/2 twill that turns every eight ends, and is cut there: beside an end that is up lies one that is down
+    # a 2/2 twill that turns every eight ends, and is cut there: the ends that meet lie opposite
     "herringbone": np.hstack([np.tile(_twill(2, 2), (1, 2)), ~np.tile(_twill(2, 2), (1, 2))[:, ::-1]]),
     # a 2/2 twill on a pointed draft and with a pointed lift
     "diamond twill": np.tile(_twill(2, 2), (2, 2))[np.ix_(_POINT, _POINT)],

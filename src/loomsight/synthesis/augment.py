@@ -35,7 +35,8 @@ def stretch(
     that saw one density alone takes the others for defects.
 
     Args:
-        arrays: a picture (uint8, HWC) and maps of values 0 and 1 (float32, HW), squares of one size.
+        arrays: a picture (uint8, HWC), and maps of values 0 and 1 (float32, HW) or of numbers that must not
+            be mixed (int16, HW); squares of one size.
         size: pixels a side of what comes back, at most that of the arrays.
         amount: 0.25 draws by up to a quarter and slackens by up to a fifth, as far as the window suffices.
         often: how often it is done at all.
@@ -53,8 +54,10 @@ def stretch(
     )
     image, *maps = arrays
     drawn = [cv2.warpAffine(image, to_picture, (size, size), flags=cv2.INTER_CUBIC, borderMode=_MIRROR)]
-    drawn += [(cv2.warpAffine(a, to_picture, (size, size), borderMode=_MIRROR) > 0.5).astype(np.float32)
-              for a in maps]  # fmt: skip
+    for of in maps:
+        how = cv2.INTER_NEAREST if of.dtype == np.int16 else cv2.INTER_LINEAR
+        seen = cv2.warpAffine(of, to_picture, (size, size), flags=how, borderMode=_MIRROR)
+        drawn.append(seen if of.dtype == np.int16 else (seen > 0.5).astype(np.float32))
     return drawn
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from loomsight.fabric.types import Mask, Picture
+from loomsight.fabric.instances import InstanceMap
+from loomsight.fabric.types import UNKNOWN, Mask, Picture
 from loomsight.synthesis.augment import flip_and_turn
 
 _MARGIN = 12  # pixels of a part's own cloth kept around it: enough to measure its statistics
@@ -22,21 +23,29 @@ _LARGEST = 160  # a longer part is cut to windows of this many pixels, which is 
 
 @dataclass(frozen=True, slots=True)
 class DefectPart:
-    """One defect of a known fabric: RGB uint8 HWC, its bool HW mask, and its fabric's name."""
+    """One defect of a known fabric: RGB uint8 HWC, its bool HW mask, its fabric's name, and its type."""
 
     image: Picture
     mask: Mask
     fabric: str
+    type: str = UNKNOWN
 
 
 def cut_parts(
-    image: Picture, mask: Mask, fabric: str, *, join: int = 5, min_area: int = 4
+    image: Picture,
+    mask: Mask,
+    fabric: str,
+    *,
+    types: tuple[InstanceMap, tuple[str, ...]] | None = None,
+    join: int = 5,
+    min_area: int = 4,
 ) -> list[DefectPart]:
     """Cut every labelled defect out of a picture.
 
     Args:
         image: uint8 HWC RGB.
         mask: bool HW.
+        types: the picture's instance map and types, :func:`loomsight.fabric.instances.instances_of`.
         join: mask pieces closer than this many pixels are one defect.
     """
     joined = (
@@ -50,6 +59,7 @@ def cut_parts(
     for label in range(1, count):
         x, y, w, h = (int(v) for v in stats[label, :4])
         own = mask & (labels == label)
+        kind = UNKNOWN if types is None else types[1][int(np.bincount(types[0][own])[1:].argmax())]
         for y0 in range(y, y + h, _LARGEST):
             for x0 in range(x, x + w, _LARGEST):
                 y1, x1 = min(y0 + _LARGEST, y + h), min(x0 + _LARGEST, x + w)
@@ -57,7 +67,7 @@ def cut_parts(
                 columns = slice(max(0, x0 - _MARGIN), min(width, x1 + _MARGIN))
                 window = (rows, columns)
                 if own[window].sum() >= min_area and not own[window].all():
-                    parts.append(DefectPart(image[window].copy(), own[window].copy(), fabric))
+                    parts.append(DefectPart(image[window].copy(), own[window].copy(), fabric, kind))
     return parts
 
 

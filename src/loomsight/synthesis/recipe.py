@@ -39,9 +39,10 @@ from pydantic import Field, PositiveInt, field_validator
 
 from loomsight.config import Config
 from loomsight.fabric.images import to_grey, to_rgb
-from loomsight.fabric.types import LabelledPicture, Mask, Picture, TrainingTile
+from loomsight.fabric.instances import InstanceMap, instances_of
+from loomsight.fabric.types import UNKNOWN, LabelledPicture, Mask, Picture, TrainingTile
 from loomsight.loom import DRAWN_KINDS, draw_defect
-from loomsight.synthesis.augment import augmix, flip_and_turn, photometric, stretch
+from loomsight.synthesis.augment import Array, augmix, flip_and_turn, photometric, stretch
 from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
 from loomsight.synthesis.perlin import perlin_defect
 from loomsight.synthesis.samples import Sample
@@ -112,7 +113,8 @@ class Material:
             ]  # 24 fabrics of one folder weigh as much as one roll
             (defective if labelled else flawless).setdefault(collection, []).append(picture)
             if labelled and picture.mask is not None:
-                found = cut_parts(to_rgb(picture.image), picture.mask, picture.fabric)
+                image, types = to_rgb(picture.image), instances_of(picture)
+                found = cut_parts(image, picture.mask, picture.fabric, types=types)
                 parts.setdefault(collection, []).extend(found)
         set_ = object.__setattr__
         set_(self, "parts", {name: found for name, found in parts.items() if found})
@@ -125,30 +127,36 @@ class Material:
         return all(image.ndim == 2 or bool((image[..., :1] == image[..., 1:]).all()) for image in self.good)
 
 
-Arm: TypeAlias = Callable[[Material, Picture, np.random.Generator], tuple[Picture, Mask]]
+Made: TypeAlias = tuple[Picture, Mask, str]
+"""A picture with a made defect, its mask, and its type."""
+Arm: TypeAlias = Callable[[Material, Picture, np.random.Generator], Made]
+"""Makes one defect in good cloth."""
 
 
-def _paste(material: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    return _several(cloth, rng, lambda image: paste(_pick(material.parts, rng), image, rng))
+def _paste(material: Material, cloth: Picture, rng: np.random.Generator) -> Made:
+    part = _pick(material.parts, rng)
+    return *paste(part, cloth, rng), part.type
 
 
-def _poisson(material: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    return _several(cloth, rng, lambda image: poisson(_pick(material.parts, rng), image, rng))
+def _poisson(material: Material, cloth: Picture, rng: np.random.Generator) -> Made:
+    part = _pick(material.parts, rng)
+    return *poisson(part, cloth, rng), part.type
 
 
-def _perlin(material: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
+def _perlin(material: Material, cloth: Picture, rng: np.random.Generator) -> Made:
     foreign = to_rgb(_pick(material.flawless or material.defective, rng).image)
     window = random_window(foreign.shape[:2], cloth.shape[0], rng)
-    return perlin_defect(cloth, photometric(mirror_pad(foreign, cloth.shape[0])[window], rng, 2.0), rng)
+    texture = photometric(mirror_pad(foreign, cloth.shape[0])[window], rng, 2.0)
+    return *perlin_defect(cloth, texture, rng), UNKNOWN
 
 
-def _drawn(_: Material, cloth: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    return _several(
-        cloth, rng, lambda image: draw_defect(image, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
-    )
+def _drawn(_: Material, cloth: Picture, rng: np.random.Generator) -> Made:
+    kind = DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))]
+    return *draw_defect(cloth, kind, rng), kind
 
 
 ARMS: Mapping[str, Arm] = {"paste": _paste, "poisson": _poisson, "perlin": _perlin, "drawn": _drawn}
+_OFTEN_TWO = ("paste", "poisson", "drawn")  # arms that make a second defect in a third of their tiles
 ARM_NAMES = (*SOURCE_ONLY, *ARMS, *GENERATED)
 
 
@@ -184,6 +192,7 @@ class TileMaker:
         self._good = [mirror_pad(to_rgb(image), self._window) for image in material.good]
         self._places, self._odds = rare_places(self._good, self._window)
         self._grey = material.grey
+        self._known_instances: dict[int, tuple[InstanceMap, tuple[str, ...]]] = {}
 
     def batch(self, k: int) -> list[TrainingTile]:
         """The tiles of step ``k``: synthetic ones, good ones, known ones, in the recipe's shares."""
@@ -208,25 +217,38 @@ class TileMaker:
             tile = _unlabelled_good(self.cloth(rng, self._window))
         else:
             tile = self._known(self._window, rng)
-        arrays = stretch([tile.image, tile.target, tile.weight], recipe.tile, recipe.stretch, rng)
-        image, target, weight = flip_and_turn(arrays, rng)
+        arrays: list[Array] = [tile.image, tile.target, tile.weight]
+        if tile.instances is not None:
+            arrays.append(tile.instances)
+        arrays = flip_and_turn(stretch(arrays, recipe.tile, recipe.stretch, rng), rng)
+        image, target, weight, *instances = arrays
         if recipe.arms == ("augmix",):
             image = augmix(image, rng)
         elif rng.random() < 0.5:
             image = photometric(image, rng)
-        return TrainingTile(image, target, weight, tile.origin)
+        return TrainingTile(
+            image, target, weight, tile.origin, instances[0] if instances else None, tile.types
+        )
 
     def _made(self, arm: str, size: int, rng: np.random.Generator) -> TrainingTile:
         if arm in GENERATED:
             samples = self._material.made[arm]
             sample = samples[int(rng.integers(len(samples)))]
-            cloth, image, mask = sample.cloth, sample.image, sample.mask
+            cloth, image, instances = sample.cloth, sample.image, sample.mask.astype(np.int16)
+            types: tuple[str, ...] = (UNKNOWN,)
         else:
             cloth = self.cloth(rng, size)
-            image, mask = ARMS[arm](self._material, cloth, rng)
+            image, mask, kind = ARMS[arm](self._material, cloth, rng)
+            instances = mask.astype(np.int16)
+            types = (kind,)
+            if arm in _OFTEN_TWO and rng.random() < 1 / 3:
+                image, mask, kind = ARMS[arm](self._material, image, rng)
+                instances[mask] = 2
+                types = (*types, kind)
         if self._grey and image is not cloth:  # a grey camera sees no coloured stain
             image = to_rgb(to_grey(image))
-        return TrainingTile(image, mask.astype(np.float32), np.ones(mask.shape, np.float32), arm)
+        target = (instances > 0).astype(np.float32)
+        return TrainingTile(image, target, np.ones_like(target), arm, instances, types)
 
     def cloth(self, rng: np.random.Generator, size: int | None = None) -> Picture:
         """A window of good cloth, rare places as often as usual ones; of the tile's size if none is given."""
@@ -244,22 +266,25 @@ class TileMaker:
         if material.defective and (not material.flawless or rng.random() < 0.7):
             picture = _pick(material.defective, rng)
             assert picture.mask is not None  # noqa: S101 — it is in ``defective``
-            mask = mirror_pad(picture.mask, size)
-            window = _window_on(mask, size, rng)
+            window = _window_on(mirror_pad(picture.mask, size), size, rng)
         else:
             picture = _pick(material.flawless, rng)
-            mask = mirror_pad(np.zeros(picture.image.shape[:2], bool), size)
-            window = random_window(mask.shape, size, rng)
-        weight = np.ones(picture.image.shape[:2], np.float32)
-        if picture.mask is None and picture.boxes is not None:
-            for x0, y0, x1, y1 in np.rint(picture.boxes).astype(int):
-                weight[max(0, y0) : y1, max(0, x0) : x1] = 0
-        return TrainingTile(
-            to_rgb(mirror_pad(picture.image, size)[window]),
-            mask[window].astype(np.float32),
-            mirror_pad(weight, size)[window],
-            "real",
-        )
+            height, width = picture.image.shape[:2]
+            window = random_window((max(height, size), max(width, size)), size, rng)
+        image = to_rgb(mirror_pad(picture.image, size)[window])
+        instances, types = self._instances(picture)
+        own = mirror_pad(instances, size)[window]
+        marked = (own > 0).astype(np.float32)
+        if picture.mask is None:  # boxes alone: which pixels are defective, nobody knows
+            return TrainingTile(image, np.zeros_like(marked), 1 - marked, "real", own, types)
+        return TrainingTile(image, marked, np.ones_like(marked), "real", own, types)
+
+    def _instances(self, picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
+        """The picture's instance map, computed once."""
+        key = id(picture)
+        if key not in self._known_instances:
+            self._known_instances[key] = instances_of(picture)
+        return self._known_instances[key]
 
 
 def rare_places(good: Sequence[Picture], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -319,17 +344,6 @@ def _window_on(mask: Mask, size: int, rng: np.random.Generator) -> tuple[slice, 
         for centre, length in ((rows, mask.shape[0]), (columns, mask.shape[1]))
     ]
     return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
-
-
-def _several(
-    cloth: Picture, rng: np.random.Generator, once: Callable[[Picture], tuple[Picture, Mask]]
-) -> tuple[Picture, Mask]:
-    """One defect, in a third of the tiles two."""
-    image, mask = once(cloth)
-    if rng.random() < 1 / 3:
-        image, more = once(image)
-        mask = mask | more
-    return image, mask
 
 
 def _unlabelled_good(cloth: Picture) -> TrainingTile:

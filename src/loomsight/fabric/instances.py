@@ -1,0 +1,65 @@
+"""Which pixel belongs to which defect: instance maps, and the boxes and types that follow from them.
+
+A network that outlines defects needs their pixels, one that boxes them needs each by itself. Both come from
+one map, int16 HW: 0 on good cloth, k on the defect whose type is ``types[k - 1]``. It is cut, mirrored and
+stretched with its picture, and the boxes are read off afterwards.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from loomsight.fabric.regions import label_parts
+from loomsight.fabric.types import UNKNOWN, LabelledPicture, Mask
+
+InstanceMap = Int[NDArray[np.int16], "h w"]
+GAP = 5
+"""Pixels between the pieces of one labelled defect, at most."""
+
+
+def instances_of(picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
+    """The defects of a labelled picture; those that are only boxed fill their boxes.
+
+    Returns:
+        the map, and the type of each defect, ``unknown`` where no label says.
+    """
+    if picture.mask is None:
+        found = np.zeros(picture.image.shape[:2], np.int16)
+        boxes = np.zeros((0, 4)) if picture.boxes is None else picture.boxes
+        for number, (x0, y0, x1, y1) in enumerate(np.rint(boxes).astype(int), 1):
+            found[max(0, y0) : max(y1, y0 + 1), max(0, x0) : max(x1, x0 + 1)] = number
+        return found, _types(picture.types, len(boxes))
+    count, labels = label_parts(picture.mask, GAP)
+    found = labels.astype(np.int16)
+    if picture.boxes is None or len(picture.boxes) != len(picture.types):
+        return found, _types(picture.types, count)
+    return found, tuple(_type_at(found == number, picture) for number in range(1, count + 1))
+
+
+def _types(named: tuple[str, ...], count: int) -> tuple[str, ...]:
+    if len(named) == count:
+        return named
+    return (named[0] if len(set(named)) == 1 else UNKNOWN,) * count
+
+
+def _type_at(part: Mask, picture: LabelledPicture) -> str:
+    """The type of the box that holds most of a part."""
+    assert picture.boxes is not None  # noqa: S101 — the caller saw to it
+    rows, columns = np.nonzero(part)
+    x0, y0, x1, y1 = picture.boxes.T[:, :, None]
+    held = ((columns >= x0 - 1) & (columns < x1 + 1) & (rows >= y0 - 1) & (rows < y1 + 1)).sum(axis=1)
+    return picture.types[int(held.argmax())] if held.size and held.max() > 0 else UNKNOWN
+
+
+def boxes_of(found: InstanceMap) -> tuple[Float[NDArray[np.float32], "n 4"], NDArray[np.int64]]:
+    """The box of each defect that is in the map, xyxy pixels, far edge excluded; and which defect each is."""
+    boxes, numbers = [], []
+    for number, where in enumerate(ndimage.find_objects(found), 1):
+        if where is not None:
+            rows, columns = where
+            boxes.append((columns.start, rows.start, columns.stop, rows.stop))
+            numbers.append(number)
+    return np.array(boxes, np.float32).reshape(-1, 4), np.array(numbers, np.int64)

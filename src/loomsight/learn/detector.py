@@ -1,0 +1,135 @@
+"""Training a detector for one new fabric: the same tiles as the segmenter's, as boxes with types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from loomsight.config import Config
+from loomsight.detection.rtdetr import (
+    Detector,
+    DetectorBatch,
+    DetectorForm,
+    DetectorTask,
+    build,
+    targets,
+)
+from loomsight.fabric.instances import boxes_of, instances_of
+from loomsight.fabric.types import UNKNOWN, TrainingTile
+from loomsight.loom import DRAWN_KINDS
+from loomsight.progress import Progress
+from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker
+from loomsight.training.loop import History, TrainSettings, Validate, fit
+
+LEAST_PIXELS = 3
+"""Of a defect that the tile's border cuts: with less in the tile it is no target there."""
+
+
+class DetectorSettings(Config):
+    """The detector and how it learns."""
+
+    form: DetectorForm = "lite0"
+    weights: Path | None = None  # safetensors, for a ResNet form
+    lr: PositiveFloat = 5e-4
+    weight_decay: float = Field(1e-4, ge=0)
+    ema: float = Field(0.98, ge=0, lt=1)
+    tile: int = Field(224, ge=128, le=1024)  # pixels a side, in training and in inspection
+    batch: int = Field(4, ge=1)
+    stretch: float = Field(0.14, ge=0, le=1)  # how far tiles are drawn: see Recipe
+
+
+def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:
+    """The same arms and shares, in the detector's tiles."""
+    size = {"tile": settings.tile, "batch": settings.batch, "stretch": settings.stretch}
+    return recipe.model_copy(update=size)
+
+
+def types_in(material: Material, recipe: Recipe) -> tuple[str, ...]:
+    """The types that its tiles can have, sorted; ``unknown`` among them where some have none."""
+    found: set[str] = set()
+    for pictures in material.defective.values():
+        for picture in pictures:
+            found |= set(instances_of(picture)[1])
+    for pictures in material.boxed.values():
+        for picture in pictures:
+            found |= set(instances_of(picture)[1])
+    if "drawn" in recipe.arms:
+        found |= set(DRAWN_KINDS)
+    if set(recipe.arms) & {"perlin", *GENERATED}:
+        found.add(UNKNOWN)
+    return tuple(sorted(found or {UNKNOWN}))
+
+
+def collate_boxes(tiles: Sequence[TrainingTile], types: Sequence[str]) -> DetectorBatch:
+    """Tiles of one size as one batch, their defects as boxes."""
+    number = {name: k for k, name in enumerate(types)}
+    labels = []
+    for tile in tiles:
+        boxes, classes = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        if tile.instances is not None:
+            sizes = np.bincount(tile.instances.ravel(), minlength=len(tile.types) + 1)
+            boxes, which = boxes_of(tile.instances)
+            keep = sizes[which] >= LEAST_PIXELS
+            boxes, which = boxes[keep], which[keep]
+            names = [tile.types[k - 1] for k in which]
+            classes = np.array([number.get(name, number.get(UNKNOWN, 0)) for name in names], np.int64)
+        labels.append(targets(boxes, classes, (tile.image.shape[0], tile.image.shape[1])))
+    image = torch.from_numpy(np.stack([tile.image for tile in tiles])).permute(0, 3, 1, 2)
+    return {"image": image, "labels": labels}
+
+
+def train_detector(
+    material: Material,
+    recipe: Recipe,
+    settings: DetectorSettings | None = None,
+    *,
+    types: Sequence[str] | None = None,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    start: Mapping[str, Tensor] | None = None,
+    run: Path | None = None,
+    validate: Validate | None = None,
+    validate_every: int = 200,
+    progress: Progress | None = None,
+) -> tuple[Detector, History]:
+    """Train a detector on a recipe's tiles, for so many steps or so much time, whichever ends first.
+
+    Args:
+        types: what to tell apart; if not given, what the tiles have.
+        start: the state dict it starts from.
+
+    Raises:
+        TrainingError: it diverged.
+        WeightsError: weights are missing or not of this network.
+    """
+    settings = settings or DetectorSettings()
+    own = recipe_for(recipe, settings)
+    torch.manual_seed(seed)
+    named = tuple(types or types_in(material, own))
+    network = build(settings.form, named, weights=settings.weights)
+    if start is not None:
+        network.load_state_dict(start)
+    maker = TileMaker(own, material, seed=seed)
+    history = fit(
+        DetectorTask(network, lr=settings.lr, weight_decay=settings.weight_decay),
+        lambda k: collate_boxes(maker.batch(k), named),
+        TrainSettings(
+            steps=steps,
+            seconds=seconds,
+            schedule="constant",
+            ema=settings.ema,
+            validate_every=validate_every,
+            seed=seed,
+        ),
+        run=run,
+        validate=validate,
+        progress=progress,
+        about={"recipe": own.model_dump(mode="json"), "detector": settings.model_dump(mode="json")},
+    )
+    return network, history
