@@ -12,11 +12,12 @@ Arms with a generator need a base for each fold, trained on the fold's known fab
 ``--base-minutes`` when it is not yet in ``--bases``. Behind an arm's name may stand a variant: ``@nogate``
 takes samples without the quality gate, ``@shuffled`` gives the generator the texture code of another fabric,
 ``@base`` starts from the base's segmenter; ``@loom`` knows woven fabrics and no real one, ``@mixed`` knows
-both; ``@start`` starts from the segmenter of the woven base that comes with the program; ``@flat`` takes the
-lines of the camera out of the new fabric's pictures, and ``@stretch`` draws tiles along warp and weft, as
-``learn`` does both, so ``drawn@loom+flat+stretch`` is "loom only"; ``@without fuzzy ball`` leaves this type
-of defect out of the known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real
-defects, and is tested on the other half.
+both, ``@near`` the woven ones that are most like the new fabric; ``@start`` starts from the segmenter of the
+woven base that comes with the program; ``@flat`` takes the lines of the camera out of the new fabric's
+pictures, and ``@stretch`` draws tiles along warp and weft, as ``learn`` does both, so
+``drawn@loom+flat+stretch`` is "loom only"; ``@without fuzzy ball`` leaves this type of defect out of the
+known pictures, and tests it alone. The arm ``oracle`` sees half of the new fabric's real defects, and is
+tested on the other half.
 
 Finished rows are kept in the results file (JSON lines) and not computed again, so the work can be done in
 pieces; ``--steps 400,800,1600`` measures one training on its way. ``--report`` only prints the table.
@@ -150,8 +151,8 @@ def measure(
         test = [p for p in test if left_out in p.types or (p.mask is not None and not p.mask.any())]
         if not any(left_out in picture.types for picture in test):
             return []
-    if words & {"loom", "mixed"}:
-        woven = weave_fabrics(asked.woven, seed, LineProgress(sys.stderr))
+    if words & {"loom", "mixed", "near"}:
+        woven = woven_for(asked, seed, seen if "near" in words else None)
         known = woven if "loom" in words else known + woven
     recipe = Recipe(
         arms=("drawn",) if name == "oracle" else arms_of(name),
@@ -202,6 +203,24 @@ def measure(
         validate_every=every,
     )
     return rows
+
+
+def woven_for(asked: argparse.Namespace, seed: int, like: list[Picture] | None) -> list[LabelledPicture]:
+    """Woven fabrics; with ``like``, of three times as many those whose texture is nearest to it."""
+    progress = LineProgress(sys.stderr)
+    if like is None:
+        return weave_fabrics(asked.woven, seed, progress)
+    woven, encoder = weave_fabrics(3 * asked.woven, seed, progress), TextureEncoder("auto")
+    own = encoder.codes(part(like[:3]).learn).mean(axis=0)
+    fabrics: dict[str, list[LabelledPicture]] = {}
+    for picture in woven:
+        fabrics.setdefault(picture.fabric, []).append(picture)
+    away = {
+        name: float(np.linalg.norm(encoder.code(pictures[0].image) - own))
+        for name, pictures in progress.track(fabrics.items(), "texture codes", len(fabrics))
+    }
+    near = sorted(away, key=away.__getitem__)[: asked.woven]
+    return [picture for name in near for picture in fabrics[name]]
 
 
 def without_lines(

@@ -52,12 +52,8 @@ def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:
 def types_in(material: Material, recipe: Recipe) -> tuple[str, ...]:
     """The types that its tiles can have, sorted; ``unknown`` among them where some have none."""
     found: set[str] = set()
-    for pictures in material.defective.values():
-        for picture in pictures:
-            found |= set(instances_of(picture)[1])
-    for pictures in material.boxed.values():
-        for picture in pictures:
-            found |= set(instances_of(picture)[1])
+    for picture in material.known:
+        found |= set(instances_of(picture)[1])
     if "drawn" in recipe.arms:
         found |= set(DRAWN_KINDS)
     if set(recipe.arms) & {"perlin", *GENERATED}:

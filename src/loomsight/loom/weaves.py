@@ -146,14 +146,20 @@ def pattern(structure: Structure, px_per_end: float, px_per_pick: float) -> Patt
 
 
 def _with_pile(ground: Pattern, px_per_pick: float) -> Pattern:
-    """Corduroy's cords: over the first seven ends the cut weft stands up and hides its picks."""
+    """Corduroy's cords: the cut weft stands up over seven ends, leans over the race, and leaves one end bare."""
+    repeat = ground.ends
     across = (np.arange(ground.warp_up.shape[1]) + 0.5) / FINE
-    cord = np.clip(np.cos(np.pi * (across - 3.5) / 7.6), 0, 1).astype(np.float32) * (across < 7)
+    away = np.abs((across - 3.5 + repeat / 2) % repeat - repeat / 2) / (repeat / 2 - 0.5)  # 1: the race
+    pile, cord = away < 1, np.sqrt(np.clip(1 - away**2, 0, 1)).astype(np.float32)  # a cord is round
     down = ((np.arange(ground.warp_up.shape[0]) + 0.5) / FINE) % 1
     off = ((down - 0.5) * px_per_pick)[:, None] * (1 - 0.8 * np.minimum(1, 2 * cord))
-    height = np.where(across < 7, np.sqrt(cord), 0.5 * ground.weft_height).astype(np.float32)
+    height = np.where(pile, cord, 0.5 * ground.weft_height).astype(np.float32)
     return replace(
-        ground, weft_height=height, warp_height=0.5 * ground.warp_height, weft_off=off.astype(np.float32)
+        ground,
+        warp_up=np.where(pile, 0, ground.warp_up).astype(np.float32),
+        weft_height=height,
+        warp_height=0.5 * ground.warp_height,
+        weft_off=off.astype(np.float32),
     )
 
 

@@ -1,4 +1,4 @@
-"""Engines: a picture in, its score map out, tile by tile at native resolution."""
+"""Engines: a picture in, its score map or its boxes out, tile by tile at native resolution."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from loomsight.detection.deeplab import Segmenter
+from loomsight.detection.joining import TileBoxes, join_tiles
+from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
-from loomsight.fabric.tiles import score_tiles
-from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.tiles import Tile, cut, plan_tiles, score_tiles
+from loomsight.fabric.types import Picture, Region, ScoreMap
 
 BORDER = 32  # pixels of context where a tile has a neighbour
 OVERLAP = 16
@@ -57,3 +59,57 @@ class TorchEngine:
         x = torch.from_numpy(tiles).to(self._device).permute(0, 3, 1, 2).float() / 255
         scores: NDArray[np.float32] = self._network(x)[:, 0].float().sigmoid().cpu().numpy()
         return scores
+
+
+SHARED = 64
+"""Pixels that neighbouring tiles of a detector share at least: what is smaller lies whole in one of them."""
+FAINT = 0.02
+"""A box with a lower score is not kept: a detector gives 300 for each tile."""
+
+
+class TorchDetector:
+    """A detector run by torch, on the GPU where there is one; ``camera`` is corrected before it looks."""
+
+    def __init__(self, network: Detector, tile: int, camera: FlatField | None = None) -> None:
+        self._camera, self._tile = camera, tile
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._network = network.to(self._device).eval()
+
+    def detect(self, image: Picture, *, batch: int = 4) -> list[Region]:
+        """Find the defects of a picture of any size.
+
+        Args:
+            image: uint8, HW or HWC RGB.
+
+        Returns:
+            a region for each defect with a score above :data:`FAINT`, surest first.
+        """
+        if self._camera is not None:
+            image = self._camera.correct(image)
+        height, width = image.shape[:2]
+        rgb = to_rgb(image)
+        tiles = plan_tiles(height, width, tile=self._tile, overlap=SHARED)
+        found: list[TileBoxes] = []
+        for first in range(0, len(tiles), batch):
+            some = tiles[first : first + batch]
+            found += self._look(some, np.stack([cut(rgb, tile) for tile in some]), (height, width))
+        return join_tiles(found, self._network.types)
+
+    @torch.inference_mode()
+    def _look(
+        self, tiles: list[Tile], pixels: UInt8[NDArray[np.uint8], "b h w 3"], room: tuple[int, int]
+    ) -> list[TileBoxes]:
+        x = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
+        logits, boxes = self._network(x)
+        scores, classes = logits.float().sigmoid().max(-1)
+        height, width = room
+        looked = []
+        for tile, own, score, kind in zip(
+            tiles, boxes.float().cpu().numpy(), scores.cpu().numpy(), classes.cpu().numpy(), strict=True
+        ):
+            at = own * self._tile + np.array([tile.x0, tile.y0, tile.x0, tile.y0], np.float32)
+            at = at.clip(0, np.array([width, height, width, height], np.float32))
+            inside = (at[:, 2] > at[:, 0]) & (at[:, 3] > at[:, 1])
+            keep = (score >= FAINT) & inside
+            looked.append(TileBoxes(tile, at[keep], score[keep], kind[keep]))
+        return looked

@@ -1,0 +1,153 @@
+"""Figures over boxes: COCO's average precision, region recall at a rate of false alarms, and confusions.
+
+Average precision is computed by faster-coco-eval after Lin et al. (ECCV 2014): over IoU .50 to .95, at
+.50, and of small boxes (under 32 × 32 pixels of the picture). A mill reads another figure: of the true
+defects, how many are touched by a region, when so many false alarms come with a megapixel of cloth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from loomsight.evaluation.regions import TOLERANCE
+from loomsight.fabric.types import Region
+
+Boxes = Float[NDArray[np.float32], "n 4"]
+MOST = 100
+"""Regions of a picture that count, the surest first, as COCO has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFigures:
+    """Average precision in [0, 1]; None where there is no such box.
+
+    Attributes:
+        ap: mean over IoU .50, .55, … .95; ap50: at IoU .50; ap_small: as ``ap``, boxes under 32² pixels.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap_small: float | None
+
+
+@dataclass
+class BoxScores:
+    """Collect what was found and what is true, picture by picture, then ask for figures.
+
+    Args:
+        types: what is told apart; with ``None`` every defect is of one class.
+    """
+
+    types: Sequence[str] | None = None
+    megapixels: float = 0.0
+    _true: list[tuple[Boxes, tuple[str, ...]]] = field(default_factory=list)
+    _found: list[list[Region]] = field(default_factory=list)
+
+    def add(
+        self, found: Sequence[Region], boxes: Boxes, types: Sequence[str], shape: tuple[int, int]
+    ) -> None:
+        """Count one picture of ``shape`` (height, width), with its true boxes (xyxy) and their types."""
+        if len(boxes) != len(types):
+            raise ValueError(f"each box needs a type, got {len(boxes)} boxes and {len(types)} types")
+        self._true.append((np.asarray(boxes, np.float32).reshape(-1, 4), tuple(types)))
+        self._found.append(sorted(found, key=lambda region: -region.score)[:MOST])
+        self.megapixels += shape[0] * shape[1] / 1e6
+
+    def figures(self) -> BoxFigures:
+        """COCO's figures; with several classes, the mean over those that are there."""
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        names = ("defect",) if self.types is None else tuple(self.types)
+        number = {name: k for k, name in enumerate(names, 1)}
+        true: list[dict[str, Any]] = []
+        said: list[dict[str, Any]] = []
+        for picture, ((boxes, types), regions) in enumerate(zip(self._true, self._found, strict=True), 1):
+            for box, name in zip(boxes, types, strict=True):
+                kind = number.get("defect" if self.types is None else name)
+                if kind is not None:
+                    own = {"id": len(true) + 1, "image_id": picture, "category_id": kind, "iscrowd": 0}
+                    true.append({**own, **_coco(box)})
+            for region in regions:
+                kind = number.get("defect" if self.types is None else region.type)
+                if kind is not None:
+                    own = {"id": len(said) + 1, "image_id": picture, "category_id": kind}
+                    said.append({**own, "score": region.score, **_coco(np.array(region.box, np.float32))})
+        if not true:
+            return BoxFigures(None, None, None)
+        if not said:
+            return BoxFigures(0.0, 0.0, 0.0)
+        images = [{"id": k + 1} for k in range(len(self._true))]
+        categories = [{"id": k, "name": name} for name, k in number.items()]
+        data: dict[str, Any] = {"images": images, "categories": categories, "annotations": true}
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(data)
+            evaluation = COCOeval_faster(truth, truth.loadRes(said), "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        ap, ap50, _, small = (float(value) for value in evaluation.stats[:4])
+        return BoxFigures(*(None if value < 0 else value for value in (ap, ap50, small)))
+
+    def recall_at(self, rate: float) -> float | None:
+        """The share of true defects that a region touches, at the lowest threshold with at most ``rate``
+        false alarms per megapixel over these pictures; None where there are no defects."""
+        alarms, found = self._touching()
+        if not found.size:
+            return None
+        allowed = int(rate * self.megapixels)
+        falling = np.sort(alarms)[::-1]
+        threshold = falling[allowed] if allowed < len(falling) else -np.inf
+        return float(np.mean(found > threshold))
+
+    def _touching(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The score of each false alarm, and for each true defect the highest score on it (0: none)."""
+        alarms: list[float] = []
+        found: list[float] = []
+        for (boxes, _), regions in zip(self._true, self._found, strict=True):
+            pairs = [_touch(box, region.box) for box in boxes for region in regions]
+            touch = np.array(pairs, np.bool_).reshape(len(boxes), len(regions))
+            scores = np.array([region.score for region in regions])
+            found += [float(scores[row].max(initial=0.0)) for row in touch]
+            alarms += scores[~touch.any(axis=0)].tolist()
+        return np.array(alarms), np.array(found)
+
+
+def _touch(box: NDArray[np.float32], other: tuple[int, int, int, int]) -> bool:
+    near = float(TOLERANCE)
+    return bool(
+        box[0] < other[2] + near
+        and other[0] < box[2] + near
+        and box[1] < other[3] + near
+        and other[1] < box[3] + near
+    )
+
+
+def _coco(box: NDArray[np.float32]) -> dict[str, Any]:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+
+
+def confusion(
+    pairs: Sequence[tuple[str, str]],
+) -> tuple[tuple[str, ...], Int[NDArray[np.int64], "n n"]]:
+    """How often a true type (row) was called what (column).
+
+    Args:
+        pairs: (true, said) for each defect; ``said`` is "–" where it was missed.
+
+    Returns:
+        the names of rows and columns, and the counts.
+    """
+    names = tuple(sorted({name for pair in pairs for name in pair}))
+    counts = np.zeros((len(names), len(names)), np.int64)
+    for true, said in pairs:
+        counts[names.index(true), names.index(said)] += 1
+    return names, counts

@@ -1,0 +1,48 @@
+"""Instance maps: which pixel belongs to which defect, and the boxes that follow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from loomsight.fabric.instances import boxes_of, instances_of
+from loomsight.fabric.types import LabelledPicture
+
+IMAGE = np.zeros((60, 80, 3), np.uint8)
+
+
+def test_pieces_that_lie_close_are_one_defect_and_each_keeps_its_type() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[10, 10:20] = mask[10, 23:30] = True  # one thread, broken up
+    mask[40:44, 50:54] = True
+    picture = LabelledPicture(IMAGE, mask, types=("float", "nep"))
+    found, types = instances_of(picture)
+    boxes, which = boxes_of(found)
+    assert types == ("float", "nep")
+    assert boxes.tolist() == [[10, 10, 30, 11], [50, 40, 54, 44]]
+    assert which.tolist() == [1, 2]
+    assert ((found > 0) == mask).all()
+
+
+def test_the_types_of_boxes_go_to_the_parts_in_them() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[5:8, 60:64] = mask[40:44, 50:54] = True
+    boxes = np.array([[50, 40, 54, 44], [60, 5, 64, 8]], np.float32)
+    _, types = instances_of(LabelledPicture(IMAGE, mask, boxes, ("nep", "hole")))
+    assert types == ("hole", "nep"), "parts are numbered from the top"
+
+
+def test_a_defect_that_is_only_boxed_fills_its_box() -> None:
+    boxes = np.array([[3.2, 4.1, 10.0, 12.0], [70, 50, 80, 60]], np.float32)
+    found, types = instances_of(LabelledPicture(IMAGE, None, boxes, ("hole", "stain")))
+    assert boxes_of(found)[0].tolist() == [[3, 4, 10, 12], [70, 50, 80, 60]]
+    assert types == ("hole", "stain")
+
+
+def test_good_cloth_has_none_and_types_that_do_not_fit_are_unknown() -> None:
+    found, types = instances_of(LabelledPicture(IMAGE, np.zeros((60, 80), bool)))
+    assert boxes_of(found)[0].shape == (0, 4)
+    assert types == ()
+    mask = np.zeros((60, 80), bool)
+    mask[5:8, 60:64] = mask[40:44, 50:54] = mask[20:22, 5:9] = True
+    assert instances_of(LabelledPicture(IMAGE, mask, types=("hole", "nep")))[1] == ("unknown",) * 3
+    assert instances_of(LabelledPicture(IMAGE, mask, types=("hole",)))[1] == ("hole",) * 3

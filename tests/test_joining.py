@@ -1,0 +1,73 @@
+"""Boxes of tiles, joined: one defect, one box."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loomsight.detection.joining import TileBoxes, join_tiles
+from loomsight.fabric.tiles import Tile, plan_tiles
+
+TYPES = ("hole", "float")
+
+
+def seen_by(tile: Tile, defects: list[tuple[float, float, float, float]], kind: int = 1) -> TileBoxes:
+    """What a perfect detector sees of defects (xyxy) in a tile."""
+    boxes = []
+    for x0, y0, x1, y1 in defects:
+        cut = (max(x0, tile.x0), max(y0, tile.y0), min(x1, tile.x1), min(y1, tile.y1))
+        if cut[0] < cut[2] and cut[1] < cut[3]:
+            boxes.append(cut)
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    scores = np.linspace(0.9, 0.8, len(array), dtype=np.float32)
+    return TileBoxes(tile, array, scores, np.full(len(array), kind))
+
+
+def test_a_thread_across_ten_tiles_is_one_defect() -> None:
+    tiles = plan_tiles(256, 1664, tile=224, overlap=64)
+    assert len({tile.x0 for tile in tiles}) >= 10
+    found = join_tiles([seen_by(tile, [(5, 100, 1660, 103)]) for tile in tiles], TYPES)
+    assert [region.box for region in found] == [(5, 100, 1660, 103)]
+    assert found[0].length == 1655
+    assert found[0].type == "float"
+    assert found[0].score == pytest.approx(0.9)
+
+
+def test_two_defects_that_lie_side_by_side_stay_two() -> None:
+    tiles = plan_tiles(224, 544, tile=224, overlap=64)
+    defects = [(150.0, 40, 300, 44), (150.0, 60, 300, 64), (170.0, 150, 178, 158)]
+    found = join_tiles([seen_by(tile, defects) for tile in tiles], TYPES)
+    assert sorted(region.box for region in found) == sorted(tuple(map(int, d)) for d in defects)
+
+
+def test_two_answers_to_one_defect_in_a_tile_are_one_and_the_surer_names_it() -> None:
+    boxes = np.array([[10, 10, 40, 40], [12, 11, 41, 41], [100, 100, 110, 110]], np.float32)
+    one = TileBoxes(Tile(0, 0, 224, 224), boxes, np.array([0.4, 0.8, 0.3], np.float32), np.array([1, 0, 1]))
+    found = join_tiles([one], TYPES)
+    assert [region.type for region in found] == ["hole", "float"]
+    assert found[0].box == (10, 10, 41, 41)
+    assert [round(region.score, 3) for region in found] == [0.8, 0.3]
+
+
+def test_nothing_found_is_no_region() -> None:
+    assert join_tiles([], TYPES) == []
+    assert join_tiles([seen_by(Tile(0, 0, 224, 224), [])], TYPES) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    x=st.integers(0, 1400), y=st.integers(0, 200), wide=st.integers(1, 300), high=st.integers(1, 60),
+    shake=st.floats(-1, 1),
+)  # fmt: skip
+def test_one_defect_is_one_box_wherever_it_lies(x: int, y: int, wide: int, high: int, shake: float) -> None:
+    defect = (float(x), float(y), float(min(x + wide, 1500)), float(min(y + high, 256)))
+    tiles = plan_tiles(256, 1500, tile=224, overlap=64)
+    found = [seen_by(tile, [defect]) for tile in tiles]
+    found = [
+        TileBoxes(f.tile, f.boxes + np.float32(shake * (n % 2)), f.scores, f.classes)
+        for n, f in enumerate(found)
+    ]
+    (region,) = join_tiles(found, TYPES)
+    assert np.abs(np.array(region.box) - defect).max() <= 2
