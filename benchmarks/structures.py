@@ -32,7 +32,7 @@ from loomsight.texture.period import weave_period
 REAL = ("aitex", "kth")  # fabrics whose structure a person can name from the picture
 SIZE = 256  # pixels a side
 NEAREST = 0.2  # pixels may be this much smaller than a line camera's
-ASKEW = 12.0  # degrees, deviation
+ASKEW = 4.0  # degrees, deviation
 REPEAT = 12.0  # pixels that a weave's repeat is brought to
 SHRINK = 0.5  # of the covariance, towards a multiple of the identity
 FAMILIES = {

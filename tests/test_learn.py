@@ -20,8 +20,8 @@ from loomsight import cli
 from loomsight.cli import learn as command
 from loomsight.datasets import write_dataset
 from loomsight.errors import DatasetError, ImageError, UsageError
-from loomsight.fabric.images import write_png
-from loomsight.fabric.types import LabelledPicture
+from loomsight.fabric.images import read_image, write_png
+from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile
@@ -317,3 +317,36 @@ def test_the_help_states_the_defaults_that_hold() -> None:
     assert f"{defaults.seed}" in told["seed"]
     assert f"{defaults.segmenter.form} if not given" in told["network"]
     assert f"{defaults.on_bad_picture} if not given" in told["bad_pictures"]
+
+
+def test_with_a_detector_the_profile_boxes_and_names(fabrics: Path, elsewhere: Path) -> None:
+    from loomsight.inspection.line import inspect as inspect_roll
+
+    small = {"tile": 128, "batch": 2}
+    profile = learn(
+        fabrics / "new/good",
+        name="boxed",
+        out=Path("boxed"),
+        known=fabrics,
+        settings=settings(detector=small),
+    )
+    card = profile.card.detector
+    assert card is not None
+    assert card.tile == 128
+    assert "slub" in card.types
+    assert set(card.types) <= set(DEFECT_TYPES)
+    again = Profile.open("boxed").detector()
+    assert again is not None
+    picture = read_image(sorted((fabrics / "new/defect").iterdir())[0])
+    assert all(0 < region.score <= 1 and region.type in card.types for region in again.detect(picture))
+    text = Path("boxed/report.html").read_text(encoding="utf-8")
+    assert "RT-DETR" in text
+    result = inspect_roll(fabrics / "new/defect", profile, Path("roll"))
+    assert result.ledger.inspected == 3
+    assert "RT-DETR" in Path("roll/report.html").read_text(encoding="utf-8")
+
+
+def test_with_says_what_it_knows(fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "learn", fabrics / "new/good", "--name", "x", "--with", "teleporter")
+    assert code == 2
+    assert "detector" in err

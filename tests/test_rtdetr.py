@@ -91,7 +91,7 @@ def test_it_learns_where_and_what() -> None:
         return {"image": torch.from_numpy(image), "labels": labels}
 
     network = build("lite0", TYPES)
-    fit(DetectorTask(network, lr=1e-3), batch, TrainSettings(steps=90, ema=0.9, schedule="cosine"))
+    fit(DetectorTask(network, lr=3e-3), batch, TrainSettings(steps=120, ema=0.9, schedule="cosine"))
     right = 0
     for k in range(1000, 1006):
         made = batch(k)

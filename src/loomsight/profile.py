@@ -7,6 +7,7 @@
       profile.sha256        the hash of profile.json, in the form that sha256sum -c reads
       weights.safetensors   the network
       texture.safetensors   how the learned cloth looks, to notice another cloth
+      detector.safetensors  the detector, if one was learned beside it
       camera.safetensors    the lines that the camera draws, if it draws any: the gain of its columns
       samples/01.png …      a few pictures of the learned cloth
       report.html           how it was learned
@@ -20,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from loomsight import __version__
 from loomsight.config import Config
+from loomsight.detection.fusion import FusionPoint
 from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.flat_field import FlatField
@@ -39,11 +41,12 @@ from loomsight.sealed import FileCard, Kind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from loomsight.runtime.engine import TorchEngine
+    from loomsight.runtime.engine import TorchDetector, TorchEngine
 
 SCHEMA = 1
 """The version of the folder's form; a newer one is refused, an older one will be read."""
 WEIGHTS, TEXTURE, CAMERA = "weights.safetensors", "texture.safetensors", "camera.safetensors"
+DETECTOR = "detector.safetensors"
 REPORT = "report.html"
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
@@ -55,6 +58,8 @@ _KIND = Kind(
     again="copy it again, or learn the fabric again",
 )
 CARD = _KIND.card
+DetectorForm = Literal["lite0", "resnet18", "resnet50"]
+"""As :func:`loomsight.detection.rtdetr.build` has them."""
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
@@ -66,11 +71,26 @@ def _possible(point: OperatingPoint) -> OperatingPoint:
     return point
 
 
+def _fusible(point: FusionPoint) -> FusionPoint:
+    if not (0 < point.segmenter <= 1 and 0 < point.detector <= 1 and abs(point.margin) < 100):
+        raise ValueError("no fusion has these numbers")
+    return point
+
+
 class NetworkCard(Config):
     """Which network the weights belong to, and the settings that build it."""
 
     name: str
     settings: dict[str, JsonValue] = {}
+
+
+class DetectorCard(Config):
+    """The detector beside the network, and how both are fused."""
+
+    form: DetectorForm
+    types: tuple[str, ...] = Field(min_length=1)
+    tile: int = Field(ge=64, le=4096)
+    fusion: Annotated[FusionPoint, AfterValidator(_fusible)]
 
 
 class Card(Config):
@@ -83,6 +103,7 @@ class Card(Config):
     network: NetworkCard
     mm_per_px: float | None = Field(gt=0, allow_inf_nan=False)
     operating_point: Annotated[OperatingPoint, AfterValidator(_possible)]
+    detector: DetectorCard | None = None
     texture: dict[str, JsonValue] = {}
     recipe: dict[str, JsonValue] = {}
     training: dict[str, JsonValue] = {}
@@ -123,6 +144,7 @@ class Profile:
         texture: Mapping[str, NDArray[Any]] | None = None,
         texture_facts: Mapping[str, JsonValue] | None = None,
         camera: FlatField | None = None,
+        detector: tuple[DetectorCard, Mapping[str, Tensor]] | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
         training: Mapping[str, JsonValue] | None = None,
         samples: Sequence[Picture] = (),
@@ -137,6 +159,7 @@ class Profile:
             weights: the network's state dict; NaN and infinity are refused.
             texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
                 goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
+            detector: the detector learned beside the network, its card and its state dict.
             camera: the lines of the camera, which are taken out of each picture before it is scored.
             samples: pictures of the learned cloth, uint8 HW or HWC RGB.
             report: the HTML of the learning report.
@@ -151,14 +174,14 @@ class Profile:
 
         check_name(name)
         check_target(folder, replace=replace)
-        for key, tensor in weights.items():
-            if not bool(tensor.isfinite().all()):
-                raise ProfileError("the weights are not to be saved", where=key, why="not all are numbers")
-        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+        plain = _finite(weights)
+        boxed = _finite(detector[1]) if detector is not None else None
         with new_folder(folder, replace=replace) as work:
             write_bytes(work / WEIGHTS, safetensors.torch.save(plain))
             arrays = {key: np.ascontiguousarray(value) for key, value in (texture or {}).items()}
             write_bytes(work / TEXTURE, safetensors.numpy.save(arrays))
+            if boxed is not None:
+                write_bytes(work / DETECTOR, safetensors.torch.save(boxed))
             if camera is not None:
                 write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
             for number, picture in enumerate(samples, 1):
@@ -174,6 +197,7 @@ class Profile:
                     "network": {"name": NETWORK, "settings": {"form": form}},
                     "mm_per_px": mm_per_px,
                     "operating_point": operating_point,
+                    "detector": None if detector is None else detector[0],
                     "texture": dict(texture_facts or {}),
                     "recipe": dict(recipe or {}),
                     "training": dict(training or {}),
@@ -237,13 +261,16 @@ class Profile:
 
     def weights(self) -> dict[str, Tensor]:
         """The network's state dict."""
+        return self._tensors(WEIGHTS)
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
         import safetensors
         import safetensors.torch
 
         try:
-            return safetensors.torch.load(self.read(WEIGHTS))
+            return safetensors.torch.load(self.read(name))
         except safetensors.SafetensorError as error:
-            raise _KIND.damaged(self.folder / WEIGHTS) from error
+            raise _KIND.damaged(self.folder / name) from error
 
     def engine(self) -> TorchEngine:
         """The runtime that turns a picture into a score map; torch is loaded here and not before.
@@ -265,6 +292,38 @@ class Profile:
             why = "these are not the weights of its network"
             raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
         return TorchEngine(network, self.camera())
+
+    def detector(self) -> TorchDetector | None:
+        """What boxes and names defects beside the engine; None where none was learned.
+
+        Raises:
+            ProfileError: the weights are not its own.
+        """
+        card = self.card.detector
+        if card is None:
+            return None
+        from loomsight.detection import rtdetr
+        from loomsight.runtime.engine import TorchDetector
+
+        network = rtdetr.build(card.form, card.types, pretrained=False)
+        try:
+            network.load_state_dict(self._tensors(DETECTOR))
+        except RuntimeError as error:
+            why = "these are not the weights of its detector"
+            raise ProfileError("the profile cannot be used", where=self.folder / DETECTOR, why=why) from error
+        return TorchDetector(network, card.tile, self.camera())
+
+
+def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as it is saved.
+
+    Raises:
+        ProfileError: a weight is not a number.
+    """
+    for key, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise ProfileError("the weights are not to be saved", where=key, why="not all are numbers")
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
 
 
 def check_name(name: str) -> str:

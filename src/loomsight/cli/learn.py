@@ -23,6 +23,12 @@ class Network(StrEnum):
     PAPER = "paper"
 
 
+class Beside(StrEnum):
+    """A second network beside the segmenter."""
+
+    DETECTOR = "detector"
+
+
 class BadPictures(StrEnum):
     """What follows from a picture that cannot be read."""
 
@@ -100,6 +106,15 @@ def learn(
         Path | None,
         typer.Option(help="A file of ResNet-50 weights for --network paper.", show_default=False),
     ] = None,
+    beside: Annotated[
+        Beside | None,
+        typer.Option(
+            "--with",
+            help="detector: learn RT-DETR too, which boxes defects and names their types; give 15 minutes or "
+            "more.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -121,6 +136,7 @@ def learn(
     Examples:
       loomsight learn good/ --name twill
       loomsight learn good/ --name twill --known fabrics/ --minutes 10
+      loomsight learn good/ --name twill --with detector --minutes 20
       loomsight learn 'roll7/*.png' --name denim --mm-per-px 0.1 --web-width 1600 --false-alarms 5
     """
     from loomsight.fabric.images import find_images
@@ -169,6 +185,7 @@ def learn(
             on_bad_picture=None if bad_pictures is None else bad_pictures.value,
             recipe=None if arms is None else {"arms": arms},
             segmenter=segmenter or None,
+            detector=None if beside is None else {},
         ),
         where="learn",
     )

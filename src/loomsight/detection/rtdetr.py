@@ -298,7 +298,7 @@ def targets(
 class DetectorTask:
     """How the training loop trains a detector: AdamW on what is not frozen, RT-DETR's own loss."""
 
-    def __init__(self, network: Detector, *, lr: float = 5e-4, weight_decay: float = 1e-4) -> None:
+    def __init__(self, network: Detector, *, lr: float = 2e-3, weight_decay: float = 1e-4) -> None:
         self.networks: Mapping[str, nn.Module] = {"detector": network}
         learning = [p for p in network.parameters() if p.requires_grad]
         self.optimizers = {"detector": torch.optim.AdamW(learning, lr=lr, weight_decay=weight_decay)}

@@ -18,7 +18,7 @@ Alarms in clusters, or cloth that differs from what was seen, break the promise;
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -124,13 +124,32 @@ def set_operating_point(
         floor = max(floor, lowest)
     if not megapixels:
         raise DatasetError("no good cloth to set the operating point on", do="hold back a good picture")
-    alarms.sort(reverse=True)
+    return point_from_alarms(alarms, rate, megapixels, floor=floor, min_area=min_area, merge_gap=merge_gap)
+
+
+def point_from_alarms(
+    alarms: Sequence[float],
+    rate: AlarmRate,
+    megapixels: float,
+    *,
+    floor: float = LOWEST,
+    min_area: int = 1,
+    merge_gap: int = 0,
+) -> OperatingPoint:
+    """The same for whatever gives alarms with a score, such as the boxes of a detector.
+
+    Args:
+        alarms: the score of each alarm on good cloth, in [0, 1]; the highest suffice.
+        megapixels: the area of that cloth, above 0.
+        floor: no threshold is lower: below it there may be alarms that are not listed.
+    """
+    falling = sorted(alarms, reverse=True)
     allowed = rate.allowed(megapixels)
     nth = math.floor(allowed)
     if nth >= 1:
-        threshold = _just_above(alarms[nth - 1]) if nth <= len(alarms) else LOWEST
+        threshold = _just_above(falling[nth - 1]) if nth <= len(falling) else LOWEST
     else:
-        threshold = _extrapolated(alarms[:TAIL], allowed)
+        threshold = _extrapolated(falling[:TAIL], allowed)
     threshold = min(max(threshold, floor), 1.0)
     return OperatingPoint(
         threshold=threshold,
@@ -138,7 +157,7 @@ def set_operating_point(
         unit=rate.unit,
         megapixels_seen=megapixels,
         alarms_allowed=allowed,
-        alarms_seen=int(sum(alarm >= threshold for alarm in alarms)),
+        alarms_seen=int(sum(alarm >= threshold for alarm in falling)),
         extrapolated=nth < 1,
         min_area=min_area,
         merge_gap=merge_gap,

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from loomsight import __version__
+from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.record import Found, Gap, Record, is_inspection
@@ -219,6 +220,7 @@ class _Walk:
             promised=point.promised, unit=point.unit, notes=list(frames.notes),
         )  # fmt: skip
         self._engine, self._maps, self._point = engine, maps, point
+        self._detector = profile.detector()
         self._cloth = ClothCheck(profile, frames.total)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
@@ -266,12 +268,11 @@ class _Walk:
         result.length_px += length
         try:
             score = _checked(self._engine.score(image), image)
+            regions = self._regions(image, score)
         except LoomsightError as error:
             result.ledger.failed += 1
             self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))
             return
-        point = self._point
-        regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
         founds = []
         for region in regions:
             x, y = (region.box[0] + region.box[2]) / 2, (region.box[1] + region.box[3]) / 2
@@ -279,7 +280,7 @@ class _Walk:
             founds.append(Found(frame.name, frame.index, region, start + along, side, result.mm_per_px))
         for found in founds:
             record.add(found)
-        self.gallery.offer(founds, image, score, point.threshold)
+        self.gallery.offer(founds, image, score, self._point.threshold)
         self._cloth.look(frame.index, image)
         if self._maps is not None:
             # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
@@ -292,7 +293,13 @@ class _Walk:
         result.megapixels += height * width / 1e6
         result.regions += len(founds)
         result.defective += bool(founds)
-        result.highest = max(result.highest, float(score.max()))
+        result.highest = max([result.highest, float(score.max()), *(region.score for region in regions)])
+
+    def _regions(self, image: Picture, score: ScoreMap) -> list[Region]:
+        point, card = self._point, self.profile.card.detector
+        if self._detector is not None and card is not None:
+            return fuse(score, self._detector.detect(image), card.fusion)
+        return find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
 
     def _unread(self, unread: Unread, record: Record) -> None:
         self._first_error = self._first_error or unread.error

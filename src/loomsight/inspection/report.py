@@ -24,7 +24,7 @@ from loomsight.inspection.record import Found, Gap
 
 if TYPE_CHECKING:
     from loomsight.inspection.line import Inspection
-    from loomsight.profile import Profile
+    from loomsight.profile import DetectorCard, Profile
 
 KEEP = 48
 """Pictures in a report."""
@@ -101,6 +101,8 @@ def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], th
     own: NDArray[np.uint8] = np.zeros_like(mask)
     inside = np.s_[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left]
     own[inside] = mask[inside]
+    if not own.any():  # only the detector saw it: its box is all that is known of its shape
+        own[inside] = 1
     _outline(view, mask & ~own, size, _OTHERS, 1)
     _outline(view, own, size, _OUTLINE, 2)
 
@@ -250,6 +252,7 @@ def _circumstances(inspection: Inspection, profile: Profile) -> list[tuple[str, 
             "Threshold",
             f"{profile.threshold:.4f}: {promise(profile)}, set on {point.megapixels_seen:,.1f} Mpx of it",
         ),
+        *([("Detector", _detector(card.detector))] if card.detector is not None else []),
         ("Scale", scale),
         ("Length of the roll", f"along the pictures' {inspection.along} axis, one picture after another"),
         (
@@ -257,6 +260,11 @@ def _circumstances(inspection: Inspection, profile: Profile) -> list[tuple[str, 
             f"{inspection.megapixels / max(seconds, 1e-9):,.1f} Mpx/s, {seconds:,.0f} s",
         ),
     ]
+
+
+def _detector(card: DetectorCard) -> str:
+    named = [name for name in card.types if name != UNKNOWN]
+    return f"RT-DETR, {card.form}, beside the network: boxes, and {len(named)} types of defects"
 
 
 def _window(centre: float, side: float, limit: int) -> tuple[int, int]:

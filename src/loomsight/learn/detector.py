@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from loomsight.config import Config
+from loomsight.detection.fusion import FusionPoint, evidence
 from loomsight.detection.rtdetr import (
     Detector,
     DetectorBatch,
@@ -19,10 +22,14 @@ from loomsight.detection.rtdetr import (
     build,
     targets,
 )
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, point_from_alarms
 from loomsight.fabric.instances import boxes_of, instances_of
-from loomsight.fabric.types import UNKNOWN, TrainingTile
+from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap, TrainingTile
+from loomsight.learn.cloth import Doubt
 from loomsight.loom import DRAWN_KINDS
+from loomsight.profile import DetectorCard
 from loomsight.progress import Progress
+from loomsight.runtime.engine import FAINT, TorchDetector
 from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker
 from loomsight.training.loop import History, TrainSettings, Validate, fit
 
@@ -30,17 +37,63 @@ LEAST_PIXELS = 3
 """Of a defect that the tile's border cuts: with less in the tile it is no target there."""
 
 
+FEW_STEPS = 400
+"""Training steps: with fewer a detector finds little."""
+
+
 class DetectorSettings(Config):
     """The detector and how it learns."""
 
     form: DetectorForm = "lite0"
     weights: Path | None = None  # safetensors, for a ResNet form
-    lr: PositiveFloat = 5e-4
+    lr: PositiveFloat = 2e-3
     weight_decay: float = Field(1e-4, ge=0)
     ema: float = Field(0.98, ge=0, lt=1)
     tile: int = Field(224, ge=128, le=1024)  # pixels a side, in training and in inspection
     batch: int = Field(4, ge=1)
     stretch: float = Field(0.14, ge=0, le=1)  # how far tiles are drawn: see Recipe
+
+
+@dataclass
+class LearnedDetector:
+    """A detector beside a segmenter: what it is, how it was trained, where it is set, what to doubt."""
+
+    network: Detector
+    history: History
+    point: OperatingPoint
+    card: DetectorCard
+    doubts: list[Doubt]
+
+
+def learn_detector(
+    material: Material,
+    recipe: Recipe,
+    settings: DetectorSettings,
+    *,
+    beside: tuple[OperatingPoint, Sequence[ScoreMap], Sequence[Picture], AlarmRate],
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LearnedDetector:
+    """Train a detector for a new fabric, and set it and its fusion with the segmenter on good cloth.
+
+    Args:
+        beside: the segmenter's operating point, its maps of the good pictures that set it, these pictures,
+            and the promise.
+    """
+    network, history = train_detector(
+        material, recipe, settings, steps=steps, seconds=seconds, seed=seed, progress=progress
+    )
+    point, maps, good, rate = beside
+    looking = TorchDetector(network, settings.tile)
+    own, fusion = calibrate_fusion(point, maps, [looking.detect(image) for image in good], rate)
+    card = DetectorCard(form=settings.form, types=network.types, tile=settings.tile, fusion=fusion)
+    doubts = []
+    if history.steps < FEW_STEPS:
+        text = f"only {history.steps} training steps of the detector were done, {FEW_STEPS} make a sure one"
+        doubts.append(Doubt("short", f"{text}: give more --minutes"))
+    return LearnedDetector(network, history, own, card, doubts)
 
 
 def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:
@@ -129,3 +182,33 @@ def train_detector(
         about={"recipe": own.model_dump(mode="json"), "detector": settings.model_dump(mode="json")},
     )
     return network, history
+
+
+def calibrate_fusion(
+    segmenter: OperatingPoint,
+    maps: Sequence[ScoreMap],
+    boxes: Sequence[Sequence[Region]],
+    rate: AlarmRate,
+) -> tuple[OperatingPoint, FusionPoint]:
+    """Set the detector's own threshold and the fused one on good cloth, each by the same promise.
+
+    Args:
+        segmenter: the segmenter's operating point.
+        maps, boxes: what both networks say of the same good pictures.
+
+    Returns:
+        the detector's operating point, and the fusion's.
+    """
+    megapixels = sum(score.size for score in maps) / 1e6
+    alarms = [box.score for found in boxes for box in found]
+    own = point_from_alarms(alarms, rate, megapixels, floor=FAINT)
+    free = FusionPoint(segmenter.threshold, own.threshold, 0.0, segmenter.min_area, segmenter.merge_gap)
+    margins = [
+        group.margin
+        for score, found in zip(maps, boxes, strict=True)
+        for group in evidence(score, found, free)
+    ]
+    # margins as scores, so that one rule sets every threshold: a margin of 0 is a score of one half
+    together = point_from_alarms([1 / (1 + math.exp(-m)) for m in margins], rate, megapixels)
+    threshold = min(together.threshold, 1 - 1e-6)
+    return own, replace(free, margin=max(0.0, math.log(threshold / (1 - threshold))))

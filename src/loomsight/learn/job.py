@@ -23,6 +23,7 @@ from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
+from loomsight.learn.detector import DetectorSettings, LearnedDetector, learn_detector
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
 from loomsight.learn.trial import TRIED, Trial, try_made
@@ -45,6 +46,7 @@ TEXTURE_PICTURES = 12  # good pictures whose texture code is taken: about a seco
 TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the known fabrics
 FEW_STEPS = 150  # of training: with fewer the network finds little, and a report may look well all the same
 BANK = 300  # samples of each generator
+DETECTOR_SHARE = 0.6  # of the training's time: a detector learns slower than a segmenter
 BANK_SHARE = 0.2  # of the minutes, at most, to make them
 WOVEN_KNOWN = 48  # pictures that the loom weaves where there are no known fabrics
 
@@ -61,6 +63,7 @@ class LearnSettings(Config):
     seed: int = Field(0, ge=0)
     recipe: Recipe = Recipe()
     segmenter: SegmenterSettings = SegmenterSettings()
+    detector: DetectorSettings | None = None  # learned beside the segmenter, for boxes and types
 
 
 @dataclass
@@ -83,6 +86,7 @@ class Learned:
     good_maps: list[ScoreMap]
     tried: list[Trial]
     familiarity: dict[str, NDArray[np.generic]]
+    detector: LearnedDetector | None = None
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -125,8 +129,7 @@ def learn(
     paths = find_images(good)
     generated = [arm for arm in settings.recipe.arms if arm in GENERATED]
     opened = _open_base(base, generated, wanted=known is None and shipped().is_dir())
-    skipped: list[str] = []
-    names, pictures = _read_good(paths, settings, skipped, progress)
+    names, pictures, skipped = _read_good(paths, settings, progress)
     doubts = doubts_about(names, pictures)
     camera, pictures = _without_lines(pictures, doubts)
 
@@ -140,10 +143,7 @@ def learn(
     encoder = TextureEncoder()
     codes = {name: _codes(encoder, pictures, progress)}
     doubts += _strangers(codes[name], names)
-    nearest = None
-    if known:
-        seconds = TEXTURE_SHARE * settings.minutes * 60
-        nearest = _nearest_known(encoder, codes[name], material_known, seconds, progress)
+    nearest = _nearest_known(encoder, codes[name], material_known if known else [], settings, progress)
 
     banks: dict[str, Bank] = {}
     if opened is not None and generated:
@@ -151,28 +151,42 @@ def learn(
         if opened.card.encoder != encoder.backbone:
             own = _codes(TextureEncoder(opened.card.encoder), pictures, progress)
         banks = _made(opened, cloth, own.mean(axis=0), material_known, settings, progress=progress)
-        settings, failed = _without_empty(settings, banks)
-        doubts += failed
-    made = {arm: bank.samples for arm, bank in banks.items()}
-    material = Material(cloth.learn, material_known, made)
+        settings = _without_empty(settings, banks, doubts)
+    material = Material(cloth.learn, material_known, {arm: bank.samples for arm, bank in banks.items()})
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
     after = _seconds_after(settings.segmenter, cloth.judge)
     left = settings.minutes * 60 - (time.monotonic() - started) - after
+    share = 1 - DETECTOR_SHARE if settings.detector is not None else 1.0
     network, history = train_segmenter(
         material,
         settings.recipe,
         settings.segmenter,
         steps=settings.steps,
-        seconds=max(left, 10.0),
+        seconds=max(share * left, 10.0),
         seed=settings.seed,
         start=_start(opened, known, base, settings),
         progress=progress,
     )
     progress.say("operating point")
-    point, maps = calibrate(network, cloth.judge, _rate(settings, pictures))
+    rate = _rate(settings, pictures)
+    point, maps = calibrate(network, cloth.judge, rate)
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"
         doubts.append(Doubt("saturated", text))
+    detector = None
+    if settings.detector is not None:
+        progress.say("detector")
+        detector = learn_detector(
+            material,
+            settings.recipe,
+            settings.detector,
+            beside=(point, maps, cloth.judge, rate),
+            steps=settings.steps,
+            seconds=max(DETECTOR_SHARE * left, 10.0),
+            seed=settings.seed,
+            progress=progress,
+        )
+        doubts += detector.doubts
     tried = try_made(network, maker, settings.recipe, point, seed=settings.seed)
     doubts += _unfinished(history, tried)
     for doubt in doubts:
@@ -194,6 +208,7 @@ def learn(
         good_maps=maps,
         tried=tried,
         familiarity=_familiarity(codes[name], encoder, pictures, name),
+        detector=detector,
         skipped=skipped,
         seconds=time.monotonic() - started,
     )
@@ -207,6 +222,7 @@ def learn(
         texture=learned.familiarity,
         texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
         camera=camera,
+        detector=None if detector is None else (detector.card, detector.network.state_dict()),
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,
@@ -261,15 +277,16 @@ def _made(
     }
 
 
-def _without_empty(settings: LearnSettings, banks: dict[str, Bank]) -> tuple[LearnSettings, list[Doubt]]:
-    """The recipe without the generators of which no sample was good enough, and what is said of them."""
+def _without_empty(settings: LearnSettings, banks: dict[str, Bank], doubts: list[Doubt]) -> LearnSettings:
+    """The recipe without the generators of which no sample was good enough, which is said."""
     empty = [arm for arm, bank in banks.items() if not bank.samples]
     if not empty:
-        return settings, []
+        return settings
     arms = tuple(arm for arm in settings.recipe.arms if arm not in empty) or ("drawn",)
     recipe = settings.recipe.model_copy(update={"arms": arms})
     text = f"no sample by {' and '.join(empty)} was good enough for this cloth: learned with {recipe.name}"
-    return settings.model_copy(update={"recipe": recipe}), [Doubt("samples", text)]
+    doubts.append(Doubt("samples", text))
+    return settings.model_copy(update={"recipe": recipe})
 
 
 def _start(
@@ -315,9 +332,10 @@ def _without_lines(pictures: list[Picture], doubts: list[Doubt]) -> tuple[FlatFi
 
 
 def _read_good(
-    paths: Sequence[Path], settings: LearnSettings, skipped: list[str], progress: Progress
-) -> tuple[list[str], list[Picture]]:
-    names, pictures = [], []
+    paths: Sequence[Path], settings: LearnSettings, progress: Progress
+) -> tuple[list[str], list[Picture], list[str]]:
+    """Names and pictures, and what was said of those that cannot be read."""
+    names, pictures, skipped = [], [], []
 
     def tell(error: ImageError) -> None:
         skipped.append(str(error))
@@ -335,7 +353,7 @@ def _read_good(
         raise DatasetError(
             "no good picture can be read", where=paths[0].parent, why=f"{len(skipped)} were tried"
         )
-    return names, pictures
+    return names, pictures, skipped
 
 
 def _known(
@@ -412,7 +430,7 @@ def _nearest_known(
     encoder: TextureEncoder,
     own: NDArray[np.float32],
     known: Sequence[LabelledPicture],
-    seconds: float,
+    settings: LearnSettings,
     progress: Progress,
 ) -> Judgement | None:
     """Which known fabric this cloth is most like, from three pictures of each, of as many as time allows."""
@@ -421,7 +439,7 @@ def _nearest_known(
         by_fabric.setdefault(picture.fabric, []).append(picture.image)
     several = {name: images[:3] for name, images in by_fabric.items() if len(images) >= 3}
     codes: dict[str, NDArray[np.float32]] = {}
-    end = time.monotonic() + seconds
+    end = time.monotonic() + TEXTURE_SHARE * settings.minutes * 60
     for name, images in progress.track(several.items(), "known textures", len(several)):
         if time.monotonic() < end:
             codes[name] = np.stack([encoder.code(image) for image in images])

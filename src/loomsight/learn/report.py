@@ -276,10 +276,24 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.threshold:.6f}, set on {point.megapixels_seen:,.2f} Mpx of {kept}: "
             f"{_count(point.alarms_seen, 'alarm')} there, {point.alarms_allowed:,.2g} allowed",
         ),
+        *_detector(learned),
         ("Smallest region", f"{point.min_area} px; parts up to {point.merge_gap} px apart are one"),
         ("Scale", f"{settings.mm_per_px:g} mm per pixel" if settings.mm_per_px else "unknown: in pixels"),
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),
+    ]
+
+
+def _detector(learned: Learned) -> list[tuple[str, str]]:
+    if learned.detector is None:
+        return []
+    card, point = learned.detector.card, learned.detector.point
+    what = f"RT-DETR, {card.form}, {learned.detector.history.steps:,} steps on tiles of {card.tile} px"
+    types = ", ".join(card.types)
+    return [
+        ("Detector", what),
+        ("Types it tells apart", types),
+        ("Detector's threshold", f"{point.threshold:.4f}; both together: margin {card.fusion.margin:.2f}"),
     ]
 
 

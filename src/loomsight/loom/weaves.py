@@ -146,7 +146,7 @@ def pattern(structure: Structure, px_per_end: float, px_per_pick: float) -> Patt
 
 
 def _with_pile(ground: Pattern, px_per_pick: float) -> Pattern:
-    """Corduroy's cords: the cut weft stands up over seven ends, leans over the race, and leaves one end bare."""
+    """Corduroy's cords: the cut weft stands up over seven ends, leans over the race, leaves one end bare."""
     repeat = ground.ends
     across = (np.arange(ground.warp_up.shape[1]) + 0.5) / FINE
     away = np.abs((across - 3.5 + repeat / 2) % repeat - repeat / 2) / (repeat / 2 - 0.5)  # 1: the race

@@ -1,0 +1,146 @@
+"""One answer from two networks: type and box from the detector, shape from the segmenter.
+
+Each network's score is counted from its own threshold, in logits: its *margin*. A region of the score map
+and a box that lie on the same cloth are one defect, and their margins add up as evidence does:
+log(eᵃ + eᵇ + eᵃ⁺ᵇ). So a defect that one network sees clearly is found though the other does not see it, and
+one that both see faintly, each a little below its threshold, is found as well; what one sees faintly and the
+other not at all is not. The fused threshold is set on good cloth again, by the same promise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loomsight.fabric.regions import find_regions
+from loomsight.fabric.types import UNKNOWN, Region, ScoreMap
+
+REACH = 2.0
+"""Logits below its threshold to which a network's answer counts, if the other agrees."""
+_NEAR = 4  # pixels between a region and a box of one defect
+_SURE = 1e-6  # from 0 and 1: a score's logit stays finite
+
+
+@dataclass(frozen=True, slots=True)
+class FusionPoint:
+    """The thresholds that two networks are fused at.
+
+    Attributes:
+        segmenter, detector: the score, in (0, 1], from which each alone is an alarm.
+        margin: logits that the evidence of both must exceed.
+        min_area, merge_gap: of the score map's regions.
+    """
+
+    segmenter: float
+    detector: float
+    margin: float
+    min_area: int
+    merge_gap: int
+
+
+def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Region]:
+    """The defects of a picture, surest first.
+
+    Args:
+        score: the segmenter's map, float32 HW in [0, 1].
+        boxes: what the detector found, its faint answers too.
+
+    Returns:
+        regions at or above the fused threshold, whose ``score`` is on the segmenter's scale: its own
+        threshold is where the fused one lies. A defect that the segmenter does not see has the area and the
+        length of its box; one that the detector does not see has type "unknown".
+    """
+    found = [_region(group, point) for group in evidence(score, boxes, point) if group.margin >= point.margin]
+    return sorted(found, key=lambda region: (-region.score, region.box))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What both networks say of one defect: its regions, its boxes, and the margin of both together."""
+
+    regions: tuple[Region, ...]
+    boxes: tuple[Region, ...]
+    margin: float
+
+
+def evidence(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Evidence]:
+    """Every possible defect of a picture with its margin, in no order."""
+    low = _sigmoid(_logit(point.segmenter) - REACH)
+    shaped = find_regions(score, point.segmenter, min_area=point.min_area, merge_gap=point.merge_gap)
+    for faint in find_regions(score, low, min_area=point.min_area, merge_gap=point.merge_gap):
+        if faint.score < point.segmenter:
+            shaped.append(faint)
+    faint_box = _sigmoid(_logit(point.detector) - REACH)
+    kept = [box for box in boxes if box.score >= faint_box]
+    group = list(range(len(shaped) + len(kept)))
+
+    def root(k: int) -> int:
+        while group[k] != k:
+            k = group[k]
+        return k
+
+    for i, region in enumerate(shaped):
+        for j, box in enumerate(kept):
+            if _on_one_defect(region, box):
+                group[root(len(shaped) + j)] = root(i)
+    members: dict[int, tuple[list[Region], list[Region]]] = {}
+    for k in range(len(group)):
+        own = members.setdefault(root(k), ([], []))
+        own[k >= len(shaped)].append(shaped[k] if k < len(shaped) else kept[k - len(shaped)])
+    return [
+        Evidence(tuple(regions), tuple(seen), _together(_margin(regions, point.segmenter),
+                                                         _margin(seen, point.detector)))
+        for regions, seen in members.values()
+    ]  # fmt: skip
+
+
+def _on_one_defect(region: Region, box: Region) -> bool:
+    """Whether a third of either lies on the other."""
+    grown = np.array([-_NEAR, -_NEAR, _NEAR, _NEAR])
+    a, b = np.array(region.box) + grown, np.array(box.box) + grown
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if sides.min() <= 0:
+        return False
+    areas = [np.prod(of[2:] - of[:2]) for of in (a, b)]
+    return bool(np.prod(sides) * 3 >= min(areas))
+
+
+def _margin(answers: Sequence[Region], threshold: float) -> float:
+    return max((_logit(one.score) for one in answers), default=-math.inf) - _logit(threshold)
+
+
+def _together(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    if low == -math.inf:
+        return high
+    return high + math.log1p(math.exp(low - high) + math.exp(low))
+
+
+def _region(group: Evidence, point: FusionPoint) -> Region:
+    score = _sigmoid(group.margin - point.margin + _logit(point.segmenter))
+    named = max(group.boxes, key=lambda box: box.score, default=None)
+    corners = np.array([one.box for one in group.boxes or group.regions])
+    x0, y0 = (int(v) for v in corners[:, :2].min(axis=0))
+    x1, y1 = (int(v) for v in corners[:, 2:].max(axis=0))
+    if not group.regions:
+        assert named is not None  # noqa: S101 — there is one or the other
+        return replace(named, box=(x0, y0, x1, y1), area=(x1 - x0) * (y1 - y0), score=score)
+    kind = named.type if named is not None else group.regions[0].type if len(group.regions) == 1 else UNKNOWN
+    # the pieces of one defect that a box holds together: as long as they reach
+    all_of = np.array([one.box for one in group.regions])
+    reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
+    length = group.regions[0].length if len(group.regions) == 1 else float(reach)
+    area = sum(one.area for one in group.regions)
+    return Region((x0, y0, x1, y1), area, length, score, kind)
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, _SURE), 1 - _SURE)
+    return math.log(p / (1 - p))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
