@@ -22,7 +22,7 @@ def score_map(*spots: tuple[int, int, int, int, float]) -> np.ndarray:
     return score
 
 
-def box(x0: int, y0: int, x1: int, y1: int, score: float, kind: str = "slub") -> Region:
+def box(x0: int, y0: int, x1: int, y1: int, score: float, kind: str = "slub") -> Region:  # noqa: PLR0917
     return Region((x0, y0, x1, y1), (x1 - x0) * (y1 - y0), float(max(x1 - x0, y1 - y0)), score, kind)
 
 

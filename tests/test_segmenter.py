@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from loomsight.detection.deeplab import Form, SegmenterTask, build, segmentation_loss
-from loomsight.fabric.types import LabelledPicture, TrainingTile
+from loomsight.detection.deeplab import IGNORED, Form, SegmenterTask, build, segmentation_loss, start_from
+from loomsight.fabric.types import LabelledPicture, Region, TrainingTile
 from loomsight.learn.segmenter import collate, train_segmenter
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.engine import TorchEngine
 from loomsight.synthesis.recipe import Material, Recipe
+from loomsight.training.loop import TrainSettings, fit
 
 TINY = Recipe(arms=("drawn",), tile=64, batch=3)
 
@@ -112,3 +113,58 @@ def test_an_engine_scores_any_size_grey_and_coloured_alike() -> None:
     assert score.dtype == np.float32
     assert ((score >= 0) & (score <= 1)).all()
     assert (engine.score(np.repeat(grey[..., None], 3, axis=2)) == score).all()
+
+
+def test_naming_types_does_not_change_where_defects_are(material: Material) -> None:
+    plain, _ = train_segmenter(material, TINY, steps=4, seed=1)
+    named, _ = train_segmenter(material, TINY, steps=4, seed=1, types=("slub", "hole"))
+    theirs = named.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in plain.state_dict().items())
+    assert any(key.startswith("naming.") for key in theirs)
+
+
+def test_it_names_what_it_was_shown_and_is_silent_where_it_does_not_know() -> None:
+    """Dark squares are holes, bright ones stains; after a few steps the engine says so."""
+    types = ("hole", "stain")
+
+    def tile(kind: int, at: int) -> TrainingTile:
+        image = np.full((64, 64, 3), 128, np.uint8)
+        image[at : at + 16, at : at + 16] = (10, 250)[kind]
+        instances = np.zeros((64, 64), np.int16)
+        instances[at : at + 16, at : at + 16] = 1
+        target = (instances > 0).astype(np.float32)
+        return TrainingTile(image, target, np.ones_like(target), "drawn", instances, (types[kind],))
+
+    torch.manual_seed(0)
+    network = build("lite", types=types)
+    tiles = [tile(kind, at) for kind in (0, 1) for at in (8, 24, 40)]
+    fit(SegmenterTask(network), lambda _: collate(tiles, types), TrainSettings(steps=25, ema=0.8))
+    engine = TorchEngine(network)
+    for kind, name in enumerate(types):
+        (found,) = engine.name(tile(kind, 20).image, [Region((20, 20, 36, 36), 256, 16.0, 0.9)])
+        assert found.type == name
+    fresh = TorchEngine(build("lite", types=types))
+    (doubtful,) = fresh.name(np.full((80, 90), 128, np.uint8), [Region((5, 5, 9, 9), 16, 4.0, 0.9)])
+    assert doubtful.type in ("unknown", *types)
+    (silent,) = TorchEngine(build("lite")).name(tiles[0].image, [Region((5, 5, 9, 9), 16, 4.0, 0.9)])
+    assert silent.type == "unknown"
+
+
+def test_unknown_types_and_boxes_without_masks_name_no_pixel() -> None:
+    instances = np.zeros((6, 6), np.int16)
+    instances[0, :4], instances[3:, 3:] = 1, 2
+    target = (instances == 1).astype(np.float32)  # the second is only boxed
+    image = np.zeros((6, 6, 3), np.uint8)
+    tile = TrainingTile(image, target, 1 - (instances == 2), "real", instances, ("slub", "hole"))
+    known = collate([tile], ("hole", "slub"))["types"][0]
+    assert known.tolist() == [[1, 1, IGNORED], [IGNORED] * 3, [IGNORED] * 3]
+    assert (collate([tile], ("nep",))["types"] == IGNORED).all()
+
+
+def test_a_base_without_types_starts_a_segmenter_with_them(material: Material) -> None:
+    base, _ = train_segmenter(material, TINY, steps=2, seed=1)
+    named = build("lite", types=("slub",))
+    start_from(named, base.state_dict())
+    assert torch.equal(named.state_dict()["head.weight"], base.state_dict()["head.weight"])
+    with pytest.raises(RuntimeError, match="head"):
+        start_from(named, {key: value for key, value in base.state_dict().items() if "head" not in key})

@@ -138,6 +138,7 @@ class Profile:
         *,
         name: str,
         form: str,
+        types: Sequence[str] = (),
         weights: Mapping[str, Tensor],
         operating_point: OperatingPoint,
         mm_per_px: float | None = None,
@@ -155,7 +156,7 @@ class Profile:
 
         Args:
             folder: where; must not exist, or be empty, or with ``replace`` be an earlier profile.
-            form: of the network, "lite" or "paper".
+            form: of the network, "lite" or "paper"; types: what it tells apart.
             weights: the network's state dict; NaN and infinity are refused.
             texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
                 goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
@@ -194,7 +195,7 @@ class Profile:
                     "name": name,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                     "program": f"loomsight {__version__}",
-                    "network": {"name": NETWORK, "settings": {"form": form}},
+                    "network": {"name": NETWORK, "settings": {"form": form, "types": list(types)}},
                     "mm_per_px": mm_per_px,
                     "operating_point": operating_point,
                     "detector": None if detector is None else detector[0],
@@ -285,7 +286,8 @@ class Profile:
         if card.name != NETWORK or card.settings.get("form") not in FORMS:
             why = f"this program does not know its network, {card.name} {dict(card.settings)}"
             raise ProfileError("the profile cannot be used", where=self.folder / CARD, why=why)
-        network = deeplab.build(cast(deeplab.Form, card.settings["form"]), pretrained=False)
+        types = [str(name) for name in cast(list[JsonValue], card.settings.get("types", []))]
+        network = deeplab.build(cast(deeplab.Form, card.settings["form"]), pretrained=False, types=types)
         try:
             network.load_state_dict(self.weights())
         except RuntimeError as error:  # torch's word for missing or unexpected weights

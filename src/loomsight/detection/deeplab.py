@@ -15,13 +15,13 @@ Read top to bottom: blocks, the two networks, building, loss and training step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from loomsight.backbones import efficientnet_lite, resnet
@@ -37,13 +37,21 @@ class Segmenter(nn.Module):
 
     Attributes:
         defect_weight: a defect pixel's weight in the loss; a background pixel has 1.
+        types: the types of defects that it tells apart; none: it says only where.
     """
 
     defect_weight: float
+    types: tuple[str, ...] = ()
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
         """Logits of "defective" for RGB pictures or tiles in [0, 1], at least 32 pixels a side."""
         raise NotImplementedError
+
+    def with_types(
+        self, x: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b types i j"] | None]:
+        """The same, and the logits of each type at half the resolution; None where it tells none apart."""
+        return self(x), None
 
 
 def _conv(inp: int, out: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -61,13 +69,18 @@ def _resize(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c i j
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def _naming(channels: int, types: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, 64, 1), nn.ReLU(inplace=True), nn.Conv2d(64, types, 1))
+
+
 class DeepLabLite(Segmenter):
     """Frozen EfficientNet-Lite0, light pyramid, decoder to stride 2."""
 
     defect_weight = 3.0
 
-    def __init__(self, *, pretrained: bool = True) -> None:
+    def __init__(self, *, pretrained: bool = True, types: Sequence[str] = ()) -> None:
         super().__init__()
+        self.types = tuple(types)
         self.backbone = efficientnet_lite.build("lite0", pretrained=pretrained, stages=5)
         self.backbone.requires_grad_(False)
         two, four, eight, sixteen = self.backbone.channels
@@ -81,6 +94,8 @@ class DeepLabLite(Segmenter):
         )
         self.head = nn.Conv2d(32, 1, 1)
         nn.init.constant_(self.head.bias, -3.0)  # type: ignore[arg-type]  # defects are rare: begin by saying so
+        with torch.random.fork_rng(devices=[]):  # whether it names types or not, it learns the same places
+            self.naming = _naming(32 + 64, len(self.types)) if self.types else None
 
     def train(self, mode: bool = True) -> DeepLabLite:
         """As ever, but the backbone's batch norm keeps ImageNet's statistics."""
@@ -89,12 +104,28 @@ class DeepLabLite(Segmenter):
         return self
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+        return _resize(self.head(self._decoded(x)[0]), x)
+
+    def with_types(
+        self, x: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b types i j"] | None]:
+        """Where, and of which type. The types are read off what tells where, and do not change it."""
+        fine, around = self._decoded(x)
+        where = _resize(self.head(fine), x)
+        if self.naming is None:
+            return where, None
+        return where, self.naming(torch.cat([fine, _resize(around, fine)], 1).detach())
+
+    def _decoded(
+        self, x: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b 32 i j"], Float[Tensor, "b 64 k l"]]:
+        """The decoder's features at stride 2, and the pyramid's at stride 16."""
         with torch.no_grad():
             *fine, coarse = self.backbone(x)
-        y = self.project(torch.cat([branch(coarse) for branch in self.pyramid], 1))
+        around = y = self.project(torch.cat([branch(coarse) for branch in self.pyramid], 1))
         for skip, refine, level in zip(self.skips, self.decoder, fine[::-1], strict=True):
             y = refine(torch.cat([_resize(y, level), skip(level)], 1))
-        return _resize(self.head(y), x)
+        return y, around
 
 
 class DeepLabPaper(Segmenter):
@@ -123,11 +154,18 @@ class DeepLabPaper(Segmenter):
         return _resize(self.head(torch.cat(branches, 1)), x)
 
 
-def build(form: Form = "lite", *, pretrained: bool = True, resnet_weights: Path | None = None) -> Segmenter:
+def build(
+    form: Form = "lite",
+    *,
+    pretrained: bool = True,
+    resnet_weights: Path | None = None,
+    types: Sequence[str] = (),
+) -> Segmenter:
     """A segmenter.
 
     Args:
         form: ``"lite"`` or ``"paper"``.
+        types: what ``lite`` is to tell apart; ``paper`` tells none, as in the paper.
         pretrained: for ``lite``, load ImageNet's backbone; false when a profile's weights follow.
         resnet_weights: for ``paper``, a ResNet-50 state dict; without it the backbone is random.
 
@@ -136,7 +174,16 @@ def build(form: Form = "lite", *, pretrained: bool = True, resnet_weights: Path 
     """
     if form == "paper":
         return DeepLabPaper(weights=resnet_weights)
-    return DeepLabLite(pretrained=pretrained)
+    return DeepLabLite(pretrained=pretrained, types=types)
+
+
+def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> None:
+    """Take over the weights of a segmenter that tells no types, or other ones, apart: all but these."""
+    own = {key: value for key, value in weights.items() if not key.startswith("naming.")}
+    missing = network.load_state_dict(own, strict=False).missing_keys
+    wrong = [key for key in missing if not key.startswith("naming.")]
+    if wrong:
+        raise RuntimeError(f"no {wrong[0]} in the weights")
 
 
 class Batch(TypedDict):
@@ -145,6 +192,11 @@ class Batch(TypedDict):
     image: Float[Tensor, "b 3 h w"]  # uint8, or float in [0, 1]
     target: Float[Tensor, "b 1 h w"]  # 1 on a defect
     weight: Float[Tensor, "b 1 h w"]  # 0 where the label is unknown
+    types: NotRequired[Int[Tensor, "b i j"]]  # at half the resolution: the type's number, IGNORED elsewhere
+
+
+IGNORED = -100
+"""In a batch's types: good cloth, or a defect whose type nobody knows."""
 
 
 def segmentation_loss(
@@ -159,20 +211,40 @@ def segmentation_loss(
     return (each * known).sum() / weight.sum().clamp(min=1)
 
 
+def naming_loss(logits: Float[Tensor, "b types i j"], types: Int[Tensor, "b i j"]) -> Float[Tensor, ""]:
+    """Cross-entropy over the pixels whose type is known, each type weighing the same in a batch."""
+    known = types != IGNORED
+    if not bool(known.any()):
+        return 0.0 * logits.sum()
+    which, said = types[known], logits.float().permute(0, 2, 3, 1)[known]
+    counts = torch.bincount(which, minlength=said.shape[1]).clamp(min=1).float()
+    each = F.cross_entropy(said, which, reduction="none") / counts[which]
+    loss: Tensor = each.sum() / (counts > 1).sum().clamp(min=1)
+    return loss
+
+
 class SegmenterTask:
     """How the training loop trains a segmenter: AdamW on what is not frozen, one loss, one step."""
 
     def __init__(self, network: Segmenter, *, lr: float = 2e-3, weight_decay: float = 1e-2) -> None:
         self.networks: Mapping[str, nn.Module] = {"segmenter": network}
-        learning = [p for p in network.parameters() if p.requires_grad]
+        naming = list(getattr(network, "naming", None).parameters()) if network.types else []  # type: ignore[union-attr]
+        apart = {id(p) for p in naming}
+        learning = [p for p in network.parameters() if p.requires_grad and id(p) not in apart]
         self.optimizers = {"segmenter": torch.optim.AdamW(learning, lr=lr, weight_decay=weight_decay)}
+        if naming:
+            self.optimizers["naming"] = torch.optim.AdamW(naming, lr=lr, weight_decay=weight_decay)
         self._network = network
 
     def step(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         image = batch["image"]
         x = image.float() / 255 if image.dtype == torch.uint8 else image
         with context.autocast():
-            logits = self._network(x)
+            logits, named = self._network.with_types(x)
         loss = segmentation_loss(logits, batch["target"], batch["weight"], self._network.defect_weight)
-        context.update(loss)
-        return {"loss": loss}
+        context.update(loss, "segmenter")
+        if named is None or "types" not in batch:
+            return {"loss": loss}
+        naming = naming_loss(named, batch["types"])
+        context.update(naming, "naming")
+        return {"loss": loss, "naming": naming}

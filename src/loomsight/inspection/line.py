@@ -12,10 +12,11 @@ bounded number of crops.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.record import Found, Gap, Record, is_inspection
@@ -142,6 +143,14 @@ class Scorer(Protocol):
 
     def score(self, image: Picture) -> ScoreMap:
         """A picture in, its score map out: float32 HW in [0, 1], the picture's size."""
+
+
+@runtime_checkable
+class Namer(Protocol):
+    """An engine that tells types apart too."""
+
+    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
+        """The regions of a picture with their types."""
 
 
 def inspect(
@@ -298,8 +307,14 @@ class _Walk:
     def _regions(self, image: Picture, score: ScoreMap) -> list[Region]:
         point, card = self._point, self.profile.card.detector
         if self._detector is not None and card is not None:
-            return fuse(score, self._detector.detect(image), card.fusion)
-        return find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+            regions = fuse(score, self._detector.detect(image), card.fusion)
+        else:
+            regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+        if not isinstance(self._engine, Namer):
+            return regions
+        named = self._engine.name(image, [region for region in regions if region.type == UNKNOWN])
+        rest = iter(named)
+        return [next(rest) if region.type == UNKNOWN else region for region in regions]
 
     def _unread(self, unread: Unread, record: Record) -> None:
         self._first_error = self._first_error or unread.error

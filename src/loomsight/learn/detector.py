@@ -23,14 +23,13 @@ from loomsight.detection.rtdetr import (
     targets,
 )
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, point_from_alarms
-from loomsight.fabric.instances import boxes_of, instances_of
+from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap, TrainingTile
 from loomsight.learn.cloth import Doubt
-from loomsight.loom import DRAWN_KINDS
 from loomsight.profile import DetectorCard
 from loomsight.progress import Progress
 from loomsight.runtime.engine import FAINT, TorchDetector
-from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker
+from loomsight.synthesis.recipe import Material, Recipe, TileMaker, types_in
 from loomsight.training.loop import History, TrainSettings, Validate, fit
 
 LEAST_PIXELS = 3
@@ -100,18 +99,6 @@ def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:
     """The same arms and shares, in the detector's tiles."""
     size = {"tile": settings.tile, "batch": settings.batch, "stretch": settings.stretch}
     return recipe.model_copy(update=size)
-
-
-def types_in(material: Material, recipe: Recipe) -> tuple[str, ...]:
-    """The types that its tiles can have, sorted; ``unknown`` among them where some have none."""
-    found: set[str] = set()
-    for picture in material.known:
-        found |= set(instances_of(picture)[1])
-    if "drawn" in recipe.arms:
-        found |= set(DRAWN_KINDS)
-    if set(recipe.arms) & {"perlin", *GENERATED}:
-        found.add(UNKNOWN)
-    return tuple(sorted(found or {UNKNOWN}))
 
 
 def collate_boxes(tiles: Sequence[TrainingTile], types: Sequence[str]) -> DetectorBatch:

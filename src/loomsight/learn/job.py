@@ -31,7 +31,7 @@ from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile, check_name, check_target
 from loomsight.progress import Progress
 from loomsight.runtime.engine import TorchEngine
-from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker
+from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker, types_in
 from loomsight.synthesis.samples import Bank
 from loomsight.texture.familiarity import Familiarity, Judgement, mixed_fabrics
 from loomsight.texture.gram import TextureEncoder
@@ -161,6 +161,7 @@ def learn(
         material,
         settings.recipe,
         settings.segmenter,
+        types=types_in(material, settings.recipe),
         steps=settings.steps,
         seconds=max(share * left, 10.0),
         seed=settings.seed,
@@ -216,6 +217,7 @@ def learn(
         out,
         name=name,
         form=settings.segmenter.form,
+        types=network.types,
         weights=network.state_dict(),
         operating_point=point,
         mm_per_px=settings.mm_per_px,

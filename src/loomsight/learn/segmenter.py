@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loomsight.config import Config
-from loomsight.detection.deeplab import Batch, Form, Segmenter, SegmenterTask, build
+from loomsight.detection.deeplab import IGNORED, Batch, Form, Segmenter, SegmenterTask, build, start_from
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, set_operating_point
 from loomsight.fabric.types import Picture, ScoreMap, TrainingTile
 from loomsight.progress import Progress
@@ -32,13 +33,29 @@ class SegmenterSettings(Config):
     resnet_weights: Path | None = None  # for the paper's form
 
 
-def collate(tiles: list[TrainingTile]) -> Batch:
+def collate(tiles: list[TrainingTile], types: Sequence[str] = ()) -> Batch:
     """Tiles of one size as one batch; pictures stay uint8 until the training step."""
-    return {
+    batch: Batch = {
         "image": torch.from_numpy(np.stack([tile.image for tile in tiles])).permute(0, 3, 1, 2),
         "target": torch.from_numpy(np.stack([tile.target for tile in tiles]))[:, None],
         "weight": torch.from_numpy(np.stack([tile.weight for tile in tiles]))[:, None],
     }
+    if types:
+        batch["types"] = torch.from_numpy(np.stack([_types_of(tile, types) for tile in tiles]))
+    return batch
+
+
+def _types_of(tile: TrainingTile, types: Sequence[str]) -> NDArray[np.int64]:
+    """The number of each pixel's type, at half the resolution."""
+    numbers = [IGNORED, *(types.index(name) if name in types else IGNORED for name in tile.types)]
+    if tile.instances is None:
+        return np.full([(side + 1) // 2 for side in tile.image.shape[:2]], IGNORED, np.int64)
+    known = np.where(tile.target > 0.5, tile.instances, 0)  # inside a box alone no pixel's type is known
+    fine = np.array(numbers, np.int64)[known]
+    rows, columns = (side % 2 for side in fine.shape)
+    fine = np.pad(fine, ((0, rows), (0, columns)), constant_values=IGNORED)
+    # a thread of one pixel lies in every other row: the largest number of four, and IGNORED is the least
+    return np.asarray(fine.reshape(fine.shape[0] // 2, 2, fine.shape[1] // 2, 2).max(axis=(1, 3)))
 
 
 def train_segmenter(
@@ -46,6 +63,7 @@ def train_segmenter(
     recipe: Recipe,
     settings: SegmenterSettings | None = None,
     *,
+    types: Sequence[str] = (),
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -61,6 +79,7 @@ def train_segmenter(
     the same training further on: there is no moment at which it has to be stopped.
 
     Args:
+        types: the types it is to tell apart, names of ``DEFECT_TYPES``; none: it says only where.
         start: the state dict it starts from, a base's; None: the backbone's weights and a fresh decoder.
 
     Raises:
@@ -69,11 +88,11 @@ def train_segmenter(
     """
     settings = settings or SegmenterSettings()
     torch.manual_seed(seed)
-    network = build(settings.form, resnet_weights=settings.resnet_weights)
+    network = build(settings.form, resnet_weights=settings.resnet_weights, types=types)
     if start is not None:
-        network.load_state_dict(start)
+        start_from(network, start)
     maker = TileMaker(recipe, material, seed=seed)
-    batches: Callable[[int], Batch] = lambda k: collate(maker.batch(k))  # noqa: E731
+    batches: Callable[[int], Batch] = lambda k: collate(maker.batch(k), network.types)  # noqa: E731
     history = fit(
         SegmenterTask(network, lr=settings.lr, weight_decay=settings.weight_decay),
         batches,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +17,13 @@ from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.tiles import Tile, cut, plan_tiles, score_tiles
-from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap
 
 BORDER = 32  # pixels of context where a tile has a neighbour
 OVERLAP = 16
+CERTAIN = 0.5
+"""Share of the votes that a type needs; with less it is unknown."""
+_NAMED = 512  # pixels of a region's surroundings that its type is read from, at most a side
 LARGEST = (512, 2048)  # pixels of a tile; a smaller picture is one tile
 
 
@@ -53,6 +58,48 @@ class TorchEngine:
         height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in image.shape[:2])
         tile = (min(height, LARGEST[0]), min(width, LARGEST[1]))
         return score_tiles(to_rgb(image), self._forward, tile=tile, overlap=OVERLAP, border=BORDER, batch=1)
+
+    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
+        """The regions with their types, as far as the network tells any apart and is sure of one.
+
+        Args:
+            image: the picture that was scored.
+            regions: of its score map.
+        """
+        if not self._network.types:
+            return list(regions)
+        if self._camera is not None:
+            image = self._camera.correct(image)
+        rgb = to_rgb(image)
+        return [replace(region, type=self._type_of(rgb, region)) for region in regions]
+
+    @torch.inference_mode()
+    def _type_of(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], region: Region) -> str:
+        """The type with most weight on the region, weighed by its score; looked at in its surroundings."""
+        x0, y0, x1, y1 = region.box
+        middle = (y0 + y1) // 2, (x0 + x1) // 2
+        sides = [min(max(high - low + 2 * BORDER, 2 * BORDER), _NAMED) for low, high in ((y0, y1), (x0, x1))]
+        spans = [
+            (max(0, at - side // 2), min(room, at - side // 2 + side))
+            for at, side, room in zip(middle, sides, rgb.shape[:2], strict=True)
+        ]
+        (top, bottom), (left, right) = spans
+        part = np.ascontiguousarray(rgb[top:bottom, left:right])
+        low = [max(0, 2 * BORDER - side) for side in part.shape[:2]]
+        part = np.pad(part, ((0, low[0]), (0, low[1]), (0, 0)), "symmetric")
+        x = torch.from_numpy(part[None]).to(self._device).permute(0, 3, 1, 2).float() / 255
+        where, named = self._network.with_types(x)
+        if named is None:
+            return UNKNOWN
+        weight = torch.nn.functional.interpolate(where.float().sigmoid(), named.shape[-2:], mode="area")[0, 0]
+        inside = torch.zeros_like(weight)
+        a, b = max(0, y0 - top) // 2, max(0, x0 - left) // 2
+        inside[a : (y1 - top + 1) // 2 + 1, b : (x1 - left + 1) // 2 + 1] = 1
+        votes = (named[0].float().softmax(0) * weight * inside).sum((1, 2)) / (weight * inside).sum().clamp(
+            1e-6
+        )
+        best = int(votes.argmax())
+        return self._network.types[best] if float(votes[best]) >= CERTAIN else UNKNOWN
 
     @torch.inference_mode()
     def _forward(self, tiles: UInt8[NDArray[np.uint8], "b h w 3"]) -> NDArray[np.float32]:

@@ -169,6 +169,18 @@ def arms_of(recipe: str) -> tuple[str, ...]:
     return tuple(name for name, times in found.items() for _ in range(times))
 
 
+def types_in(material: Material, recipe: Recipe) -> tuple[str, ...]:
+    """The types that its tiles can have, sorted; ``unknown`` among them where some have none."""
+    found: set[str] = set()
+    for picture in material.known:
+        found |= set(instances_of(picture)[1])
+    if "drawn" in recipe.arms:
+        found |= set(DRAWN_KINDS)
+    if set(recipe.arms) & {"perlin", *GENERATED}:
+        found.add(UNKNOWN)
+    return tuple(sorted(found or {UNKNOWN}))
+
+
 class TileMaker:
     """Makes the training tiles of one recipe from one material.
 
