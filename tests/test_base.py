@@ -13,7 +13,8 @@ from loomsight.base import Base
 from loomsight.datasets import read_dataset
 from loomsight.errors import BaseWeightsError, DatasetError, UsageError
 from loomsight.fabric.images import read_image, write_png
-from loomsight.learn.base import BaseSettings, train_base, weave_fabrics
+from loomsight.learn.base import BaseSettings, train_base, train_network, weave_fabrics
+from loomsight.learn.detector import DetectorSettings
 from loomsight.learn.synth import SynthSettings, synthesise
 from loomsight.loom import ClothSpec, weave
 from loomsight.progress import Progress
@@ -198,3 +199,45 @@ def test_recipes_are_read_as_they_are_written() -> None:
     assert arms_of("stage1+2") == ("stage1+2",)
     assert arms_of("3drawn+stage1+2") == ("drawn", "drawn", "drawn", "stage1+2")
     assert Recipe(arms=arms_of("3drawn+stage1+2")).name == "3drawn+stage1+2"
+
+
+def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "base"
+    shutil.copytree(base.folder, out)
+    small = DetectorSettings(tile=128, batch=2)
+    made = train_network("detector", None, out=out, settings=TINY, detector=small)
+    assert made.arms == base.arms, "the generators are still there"
+    assert made.card.networks["detector"]["tile"] == 128
+    assert made.card.provenance["seed"] == 0
+    facts = made.card.provenance["detector"]
+    assert isinstance(facts, dict)
+    assert facts["steps"] == 6
+    before, after = base.weights("segmenter"), made.weights("segmenter")
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    longer = TINY.model_copy(update={"steps": 8})
+    again = train_network("segmenter", None, out=out, settings=longer)
+    assert "detector" in again.card.networks
+    assert any(not np.array_equal(before[key], value) for key, value in again.weights("segmenter").items())
+
+
+def test_train_detector_refuses_what_cannot_be_before_it_trains(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine", encoding="utf-8")
+    for words, said in (
+        (["train", "detector", "--out", str(tmp_path / "full")], "no base"),
+        (
+            ["train", "detector", "--out", str(tmp_path / "b"), "--known", str(tmp_path / "none")],
+            "no such folder",
+        ),
+        (["train", "segmenter", "--out", str(tmp_path / "b"), "--minutes", "0"], "above 0"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    assert (tmp_path / "full/notes.txt").read_text(encoding="utf-8") == "mine"

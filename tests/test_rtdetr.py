@@ -13,7 +13,15 @@ import torch
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from loomsight.detection.rtdetr import Boxes, Detector, DetectorTask, build, detection_loss, targets
+from loomsight.detection.rtdetr import (
+    Boxes,
+    Detector,
+    DetectorTask,
+    build,
+    detection_loss,
+    start_from,
+    targets,
+)
 from loomsight.errors import WeightsError
 from loomsight.training.loop import TrainSettings, fit
 
@@ -182,3 +190,18 @@ def test_wrong_weights_are_refused(tmp_path: Path) -> None:
         build("resnet18", TYPES, weights=broken)
     with pytest.raises(WeightsError, match="lite0"):
         build("lite0", TYPES, weights=broken)
+
+
+def test_a_detector_of_other_types_keeps_what_both_know() -> None:
+    torch.manual_seed(2)
+    base, fresh = build("lite0", ("float", "hole", "nep")), build("lite0", ("hole", "stain"))
+    before = fresh.state_dict()["network.model.enc_score_head.weight"].clone()
+    start_from(fresh, base.state_dict(), base.types)
+    own, theirs = fresh.state_dict(), base.state_dict()
+    head = "network.model.enc_score_head.weight"
+    assert torch.equal(own[head][0], theirs[head][1]), "hole"
+    assert torch.equal(own[head][1], before[1]), "stain is new"
+    key = "network.model.decoder.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(own[key], theirs[key])
+    with pytest.raises(RuntimeError, match="weights"):
+        start_from(fresh, {}, ())

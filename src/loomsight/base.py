@@ -9,6 +9,7 @@
       stage1.safetensors       the texture-conditioned defect generator
       stage2.safetensors       the fusion network
       diffusion.safetensors    the other generator; may be missing
+      detector.safetensors     RT-DETR, where a new fabric's detector starts; may be missing
 
 It is sealed: see :mod:`loomsight.sealed`. Weights lie in half precision. One base comes with the program,
 trained on nothing but cloth that the loom wove; :func:`shipped` is its folder.
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from loomsight.synthesis.samples import Generator
 
 SCHEMA = 1
-NETWORKS = ("segmenter", "stage1", "stage2", "diffusion")
+NETWORKS = ("segmenter", "stage1", "stage2", "diffusion", "detector")
 _KIND = Kind(
     "base",
     SCHEMA,
@@ -119,6 +120,50 @@ class Base:
             )
             _KIND.close(work, card)
         return cls(folder, card)
+
+    def with_network(
+        self,
+        folder: Path,
+        name: str,
+        network: nn.Module,
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+    ) -> Base:
+        """Write this base with one network more, or another one in its place; the rest is copied.
+
+        Args:
+            folder: where; may be this base's own.
+            name: one of :data:`NETWORKS`; settings: what builds it; provenance: how it was trained.
+
+        Raises:
+            UsageError: the folder holds something else.
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        import safetensors.torch
+
+        check_target(folder)
+        kept = {
+            f"{other}.safetensors": _KIND.read(self.folder, f"{other}.safetensors", self.card.files)
+            for other in self.card.networks
+            if other != name
+        }
+        with new_folder(folder, replace=True) as work:
+            for file, data in kept.items():
+                write_bytes(work / file, data)
+            write_bytes(work / f"{name}.safetensors", safetensors.torch.save(_halved(network)))
+            card = Card.parse(
+                {
+                    **self.card.model_dump(mode="json"),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "program": f"loomsight {__version__}",
+                    "networks": {**self.card.networks, name: dict(settings)},
+                    "provenance": {**self.card.provenance, name: dict(provenance)},
+                    "files": _KIND.hashes(work),
+                },
+                where="base",
+            )
+            _KIND.close(work, card)
+        return Base.open(folder)
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -107,3 +107,110 @@ def base(
     typer.echo(f"{out}: trained on {provenance['known']} in {provenance['minutes']} minutes")
     typer.echo(f"it makes: {', '.join(made.arms)}")
     typer.echo(f"next: loomsight learn GOOD --name NAME --base {out}")
+
+
+@app.command()
+def detector(
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(help="The base that gets it; the program's own is copied there first if there is none."),
+    ],
+    known: Annotated[
+        Path | None,
+        typer.Option(
+            help="Known fabrics with masks or boxes; without it the loom weaves them.", show_default=False
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for everything; 60 if not given.", show_default=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps at most.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything random, 0 if not given.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+) -> None:
+    """Train RT-DETR, which boxes defects and names their types.
+
+    'loomsight learn --with detector --base OUT' then starts from it.
+
+    Examples:
+      loomsight train detector --known fabrics/ --out base --minutes 120
+      loomsight train detector --out base
+    """
+    _network("detector", out, known, minutes=minutes, steps=steps, seed=seed, json=json)
+
+
+@app.command()
+def segmenter(
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(help="The base that gets it; the program's own is copied there first if there is none."),
+    ],
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Known fabrics with masks; without it the loom weaves them.", show_default=False),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for everything; 60 if not given.", show_default=False)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps at most.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of everything random, 0 if not given.", show_default=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
+) -> None:
+    """Train the segmenter alone, which outlines defects.
+
+    'loomsight learn --base OUT' then starts from it.
+
+    Examples:
+      loomsight train segmenter --known fabrics/ --out base --minutes 30
+    """
+    _network("segmenter", out, known, minutes=minutes, steps=steps, seed=seed, json=json)
+
+
+def _network(
+    which: Literal["segmenter", "detector"],
+    out: Path,
+    known: Path | None,
+    *,
+    minutes: float | None,
+    steps: int | None,
+    seed: int | None,
+    json: bool,
+) -> None:
+    from loomsight.base import check_target
+
+    for option, value in (("--minutes", minutes), ("--steps", steps)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
+    if seed is not None and seed < 0:
+        raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
+    if known is not None and not known.is_dir():
+        raise UsageError(
+            "bad --known", where=known, why="it is a file" if known.exists() else "there is no such folder"
+        )
+    check_target(out)
+
+    from loomsight.learn.base import BaseSettings, train_network
+    from loomsight.progress import for_stream
+
+    given = {"minutes": minutes, "steps": steps, "seed": seed}
+    settings = BaseSettings.parse({k: v for k, v in given.items() if v is not None}, where=f"train {which}")
+    with for_stream() as progress:
+        made = train_network(which, known, out=out, settings=settings, progress=progress)
+    facts = made.card.provenance[which]
+    if json:
+        from json import dumps
+
+        typer.echo(dumps({"base": str(made.folder), which: facts}, indent=2, ensure_ascii=False))
+        return
+    assert isinstance(facts, dict)  # noqa: S101 — train_network wrote it
+    typer.echo(
+        f"{out}: {which} trained on {facts['known']} in {facts['minutes']} minutes, {facts['steps']} steps"
+    )
+    beside = " --with detector" if which == "detector" else ""
+    typer.echo(f"next: loomsight learn GOOD --name NAME{beside} --base {out}")

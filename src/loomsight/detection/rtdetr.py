@@ -262,6 +262,34 @@ def _load(network: Detector, path: Path) -> None:
     network.network.load_state_dict({key: given[key] for key in own}, strict=False)
 
 
+def start_from(network: Detector, weights: Mapping[str, Tensor], types: Sequence[str]) -> None:
+    """Take over the weights of a detector of the same form that tells ``types`` apart.
+
+    Types that both know keep what was learned of them; new ones start afresh.
+
+    Raises:
+        RuntimeError: they are of another form.
+    """
+    own = network.state_dict()
+    for key, value in own.items():
+        given = weights.get(key)
+        if given is None:
+            raise RuntimeError(f"no {key} in the weights")
+        if not any(part in key for part in _OF_TYPES):
+            if given.shape != value.shape:
+                raise RuntimeError(f"{key} is {tuple(given.shape)}, not {tuple(value.shape)}")
+            own[key] = given
+            continue
+        filled = value.clone()
+        for k, name in enumerate(network.types):
+            if name in types:
+                filled[k] = given[types.index(name)]
+        if len(value) > len(network.types):  # the row of no type at all, of the denoised queries
+            filled[-1] = given[-1]
+        own[key] = filled
+    network.load_state_dict(own)
+
+
 class Boxes(TypedDict):
     """The defects of one tile."""
 

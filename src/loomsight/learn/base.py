@@ -6,17 +6,18 @@ import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from loomsight.base import Base, check_target
+from loomsight.base import Base, check_target, shipped
 from loomsight.config import Config
 from loomsight.datasets import read_dataset
 from loomsight.errors import DatasetError
 from loomsight.fabric.types import LabelledPicture
+from loomsight.learn.detector import DetectorSettings, train_detector
 from loomsight.learn.segmenter import SegmenterSettings, train_segmenter
 from loomsight.loom import ClothSpec, weave
 from loomsight.progress import Progress
@@ -27,6 +28,9 @@ from loomsight.synthesis.patches import PatchMaker
 from loomsight.synthesis.recipe import Material, Recipe
 from loomsight.synthesis.texture_gan import TextureGanSettings, train_texture_gan
 from loomsight.texture.gram import TextureEncoder
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CODED = 3  # good pictures of a fabric whose codes are averaged
 _SHARES = {"segmenter": 0.1, "stage1": 0.55, "stage2": 0.15, "diffusion": 0.3}  # of the time
@@ -71,14 +75,80 @@ def train_base(
     """
     settings, progress = settings or BaseSettings(), progress or Progress()
     check_target(out)
-    if known is None:
-        pictures = weave_fabrics(settings.woven, settings.seed, progress)
-        told = f"{settings.woven} fabrics that the loom wove"
-    else:
-        items = read_dataset(known, on_error=lambda error: progress.say(f"skipped: {error}"))
-        pictures = [item.load() for item in progress.track(items, "known fabrics", len(items))]
-        told = f"{len(pictures)} pictures of {len({p.fabric for p in pictures})} fabrics"
+    pictures, told = _known_fabrics(known, settings, progress)
     return train_base_on(pictures, out=out, told=told, settings=settings, progress=progress)
+
+
+def train_network(
+    which: Literal["segmenter", "detector"],
+    known: Path | None,
+    *,
+    out: Path,
+    settings: BaseSettings | None = None,
+    detector: DetectorSettings | None = None,
+    progress: Progress | None = None,
+) -> Base:
+    """Train one network on known fabrics and put it into a base.
+
+    Args:
+        which: the network.
+        known: a tree of labelled fabrics, masks or boxes; None: the loom weaves them.
+        out: a base, which gets the network; if there is none, the one that comes with the program is
+            copied there first.
+        settings: minutes, steps, woven fabrics, seed and recipe count.
+        detector: the detector and how it learns.
+
+    Raises:
+        UsageError: ``out`` holds something else.
+        DatasetError: there is nothing to learn from.
+        TrainingError: the training diverged.
+        StorageError: the base cannot be written.
+    """
+    settings, detector, progress = (
+        settings or BaseSettings(),
+        detector or DetectorSettings(),
+        progress or Progress(),
+    )
+    check_target(out)
+    started = time.monotonic()
+    old = Base.open(out) if out.is_dir() and any(out.iterdir()) else Base.open(shipped())
+    pictures, told = _known_fabrics(known, settings, progress)
+    good = [picture.image for picture in pictures if picture.mask is not None and not picture.mask.any()]
+    recipe = settings.recipe if good else Recipe(arms=("none",), tile=settings.recipe.tile)
+    material = Material(good, list(pictures))
+    seconds = settings.minutes * 60
+    common: dict[str, Any] = {"steps": settings.steps, "seconds": seconds, "seed": settings.seed}
+    common["progress"] = progress
+    network: nn.Module
+    built: dict[str, Any]
+    if which == "detector":
+        network, history = train_detector(material, recipe, detector, **common)
+        built = {"form": detector.form, "types": list(network.types), "tile": detector.tile}
+    else:
+        network, history = train_segmenter(material, recipe, SegmenterSettings(), **common)
+        built = {"form": "lite"}
+    facts = {
+        "known": told,
+        "steps": history.steps,
+        "seed": settings.seed,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "machine": f"{platform.machine()}, {_threads()} threads",
+    }
+    return old.with_network(out, which, network, built, facts)
+
+
+def _known_fabrics(
+    known: Path | None, settings: BaseSettings, progress: Progress
+) -> tuple[list[LabelledPicture], str]:
+    """The pictures, and in words what they are."""
+    if known is None:
+        woven = weave_fabrics(settings.woven, settings.seed, progress)
+        return woven, f"{settings.woven} fabrics that the loom wove"
+    items = read_dataset(known, on_error=lambda error: progress.say(f"skipped: {error}"))
+    pictures = [item.load() for item in progress.track(items, "known fabrics", len(items))]
+    if not pictures:
+        raise DatasetError("no known fabric", where=known, why="there is no usable picture")
+    return pictures, f"{len(pictures)} pictures of {len({p.fabric for p in pictures})} fabrics"
 
 
 def train_base_on(
@@ -173,8 +243,10 @@ def weave_fabrics(count: int, seed: int, progress: Progress) -> list[LabelledPic
         for copy in range(4):
             cloth = weave(spec, *_WOVEN_SIZE, rng, defects="random" if copy % 2 else ())
             fabric = f"loom/{number}"
+            boxes = np.array([defect.box for defect in cloth.defects], np.float32).reshape(-1, 4)
+            types = tuple(defect.type for defect in cloth.defects)
             pictures.append(
-                LabelledPicture(cloth.image, cloth.mask, fabric=fabric, source=f"{fabric} {copy}")
+                LabelledPicture(cloth.image, cloth.mask, boxes, types, fabric, f"{fabric} {copy}")
             )
     return pictures
 

@@ -20,6 +20,7 @@ from loomsight.detection.rtdetr import (
     DetectorForm,
     DetectorTask,
     build,
+    start_from,
     targets,
 )
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, point_from_alarms
@@ -70,6 +71,7 @@ def learn_detector(
     settings: DetectorSettings,
     *,
     beside: tuple[OperatingPoint, Sequence[ScoreMap], Sequence[Picture], AlarmRate],
+    start: tuple[Mapping[str, Tensor], Sequence[str]] | None = None,
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -80,9 +82,10 @@ def learn_detector(
     Args:
         beside: the segmenter's operating point, its maps of the good pictures that set it, these pictures,
             and the promise.
+        start: as :func:`train_detector`.
     """
     network, history = train_detector(
-        material, recipe, settings, steps=steps, seconds=seconds, seed=seed, progress=progress
+        material, recipe, settings, start=start, steps=steps, seconds=seconds, seed=seed, progress=progress
     )
     point, maps, good, rate = beside
     looking = TorchDetector(network, settings.tile)
@@ -128,7 +131,7 @@ def train_detector(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-    start: Mapping[str, Tensor] | None = None,
+    start: tuple[Mapping[str, Tensor], Sequence[str]] | None = None,
     run: Path | None = None,
     validate: Validate | None = None,
     validate_every: int = 200,
@@ -138,7 +141,7 @@ def train_detector(
 
     Args:
         types: what to tell apart; if not given, what the tiles have.
-        start: the state dict it starts from.
+        start: the state dict it starts from, a base's, and the types which that tells apart.
 
     Raises:
         TrainingError: it diverged.
@@ -150,7 +153,7 @@ def train_detector(
     named = tuple(types or types_in(material, own))
     network = build(settings.form, named, weights=settings.weights)
     if start is not None:
-        network.load_state_dict(start)
+        start_from(network, *start)
     maker = TileMaker(own, material, seed=seed)
     history = fit(
         DetectorTask(network, lr=settings.lr, weight_decay=settings.weight_decay),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,6 +182,7 @@ def learn(
             settings.recipe,
             settings.detector,
             beside=(point, maps, cloth.judge, rate),
+            start=_detector_start(opened or (Base.open(shipped()) if shipped().is_dir() else None), settings),
             steps=settings.steps,
             seconds=max(DETECTOR_SHARE * left, 10.0),
             seed=settings.seed,
@@ -298,6 +299,16 @@ def _start(
     if opened is None or (known and not base) or settings.segmenter.form != "lite":
         return None
     return opened.weights("segmenter")
+
+
+def _detector_start(
+    base: Base | None, settings: LearnSettings
+) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    """The base's detector, if it has one of this form, and the types which that tells apart."""
+    built = base.card.networks.get("detector") if base is not None else None
+    if base is None or built is None or settings.detector is None or built["form"] != settings.detector.form:
+        return None
+    return base.weights("detector"), tuple(str(name) for name in cast("list[str]", built["types"]))
 
 
 def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:
