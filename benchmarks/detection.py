@@ -1,0 +1,297 @@
+"""Boxes on a fabric never seen: RT-DETR and DeepLabV3, in tiles or shrunk, with made samples or without.
+
+    python benchmarks/detection.py --data ../shared/data --sets aitex_f00,aitex_f01,aitex_f03,aitex_f04
+    python benchmarks/detection.py --data ../shared/data --sets tilda_c1r1,tilda_c1r3
+
+A set is a new fabric. For AITEX it is a fold of ``new_fabric.py``: ten good pictures are seen, all other
+fabrics are known. For TILDA the other of its two fabrics is known, and of the new one the cloth beside the
+boxes of ten source pictures is seen; whole sources are seen or tested, never parted.
+
+Networks: ``detector``, ``segmenter`` (its regions are its boxes), or ``fused``, which trains both. Views:
+``tiles`` at native resolution, or ``letterbox``: pictures shrunk until the longer side is 640 px, as a
+letterbox of 640 does, and the boxes brought back; everything else is the same. Arms: ``none`` learns from
+known fabrics alone, ``drawn`` from defects drawn into the new fabric too. Figures: COCO's average precision
+without regard to type (AITEX) or by type (TILDA), and the share of defects touched at 1, 4 and 10 false
+alarms per megapixel.
+
+Finished rows are kept in the results file and not computed again. The last line printed is the rows as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from loomsight.base import Base, shipped
+from loomsight.datasets import new_fabric_fold, read_dataset
+from loomsight.detection.fusion import FusionPoint, fuse
+from loomsight.evaluation.boxes import BoxScores
+from loomsight.evaluation.operating_point import AlarmRate
+from loomsight.fabric.flat_field import flat_field
+from loomsight.fabric.instances import boxes_of, instances_of
+from loomsight.fabric.regions import find_regions
+from loomsight.fabric.types import LabelledPicture, Picture, Region
+from loomsight.learn.cloth import part
+from loomsight.learn.detector import DetectorSettings, calibrate_fusion, train_detector
+from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, calibrate, train_segmenter
+from loomsight.progress import LineProgress
+from loomsight.runtime.engine import TorchDetector, TorchEngine
+from loomsight.synthesis.recipe import Material, Recipe, types_in
+
+SETS = "aitex_f00,aitex_f01,aitex_f03,aitex_f04,tilda_c1r1,tilda_c1r3"
+COLUMNS = ("ap", "ap50", "ap_small", "recall_1", "recall_4", "recall_10", "minutes")
+LONGEST = 640  # pixels of a letterbox
+SEEN = 10  # good pictures, or source pictures, of the new fabric
+KEY = ("set", "network", "view", "arm", "seed", "steps")
+ALARMS = AlarmRate.per_megapixel(1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="a tree of fabrics")
+    parser.add_argument("--sets", default=SETS)
+    parser.add_argument("--networks", default="detector,segmenter,fused")
+    parser.add_argument("--views", default="tiles,letterbox")
+    parser.add_argument("--arms", default="none,drawn")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", type=int, default=800, help="of the detector; the segmenter has half")
+    parser.add_argument("--base", type=Path, default=shipped(), help="whose detector training starts from")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/detection.jsonl"))
+    parser.add_argument("--report", action="store_true", help="print the table, run nothing")
+    asked = parser.parse_args()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    if not asked.report:
+        if not asked.data.is_dir():
+            sys.exit(f"detection: {asked.data} is not there: give a tree of fabrics with --data")
+        run_missing(asked)
+    rows = read_rows(asked.results)
+    print(table(rows), end="\n\n")
+    print(json.dumps(rows))
+
+
+def run_missing(asked: argparse.Namespace) -> None:
+    """Compute what is asked for and not in the results file yet."""
+    have = {tuple(row[name] for name in KEY) for row in read_rows(asked.results)}
+    items = read_dataset(asked.data)
+    wanted = asked.networks.split(",")
+    for name in asked.sets.split(","):
+        for view in asked.views.split(","):
+            for arm in asked.arms.split(","):
+                for seed in (int(seed) for seed in asked.seeds.split(",")):
+                    missing = [w for w in wanted if (name, w, view, arm, seed, asked.steps) not in have]
+                    if missing:
+                        pictures = load(items, name)
+                        print(name, end=" ", flush=True)
+                        for row in measure(pictures, asked, missing, view=view, arm=arm, seed=seed):
+                            append(asked.results, {"set": name, **row})
+
+
+def load(
+    items: Sequence[Any], name: str
+) -> tuple[list[Picture], list[LabelledPicture], list[LabelledPicture]]:
+    """Good cloth of the new fabric, the known pictures, and the test."""
+    if not name.startswith("tilda_"):
+        fold = new_fabric_fold(list(items), name, good_seen=SEEN)
+        seen = [item.load().image for item in fold.seen_good]
+        test = [item.load() for item in fold.test]
+        camera = flat_field(seen)
+        if camera is not None:
+            seen = [camera.correct(image) for image in seen]
+            test = [replace(picture, image=camera.correct(picture.image)) for picture in test]
+        return seen, [item.load() for item in fold.known], test
+    new = name.removeprefix("tilda_")
+    own = [item for item in items if item.fabric.endswith(new) and "tilda" in item.fabric]
+    other = [item for item in items if "tilda" in item.fabric and item not in own]
+    shared = {item.source for item in own} & {item.source for item in other}
+    sources = sorted({item.source for item in own} - shared)[:SEEN]
+    seen = [beside_boxes(item.load()) for item in own if item.source in sources]
+    test = [item.load() for item in own if item.source not in sources]
+    known = [item.load() for item in other if item.source not in shared]
+    return [image for image in seen if min(image.shape[:2]) >= 128], known, test
+
+
+def beside_boxes(picture: LabelledPicture) -> Picture:
+    """The largest piece of a picture above, below, left or right of all its boxes."""
+    height, width = picture.image.shape[:2]
+    boxes = picture.boxes if picture.boxes is not None and len(picture.boxes) else np.zeros((1, 4))
+    x0, y0 = np.floor(boxes[:, :2].min(axis=0)).astype(int) - 8
+    x1, y1 = np.ceil(boxes[:, 2:].max(axis=0)).astype(int) + 8
+    pieces = [
+        np.s_[: max(y0, 0), :],
+        np.s_[min(y1, height) :, :],
+        np.s_[:, : max(x0, 0)],
+        np.s_[:, min(x1, width) :],
+    ]
+    return max(
+        (picture.image[piece] for piece in pieces), key=lambda image: min(image.shape[:2]) * image.size
+    )
+
+
+def shrunk(picture: LabelledPicture) -> LabelledPicture:
+    """A picture as a letterbox shows it, its labels too; smaller ones stay."""
+    height, width = picture.image.shape[:2]
+    scale = LONGEST / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (round(width * scale), round(height * scale))
+    image = np.asarray(cv2.resize(picture.image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    mask = picture.mask
+    if mask is not None:
+        mask = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.25
+    boxes = None if picture.boxes is None else (picture.boxes * scale).astype(np.float32)
+    return LabelledPicture(image, mask, boxes, picture.types, picture.fabric, picture.source)
+
+
+@dataclass
+class Trained:
+    """What was trained on one set, and how long each took, minutes."""
+
+    detector: TorchDetector | None = None
+    segmenter: TorchEngine | None = None
+    fusion: FusionPoint | None = None
+    minutes: dict[str, float] = field(default_factory=dict)
+
+    def look(self, image: Picture) -> dict[str, list[Region]]:
+        """The regions of a picture by each network, the faint ones too."""
+        found: dict[str, list[Region]] = {}
+        if self.detector is not None:
+            found["detector"] = self.detector.detect(image)
+        if self.segmenter is None:
+            return found
+        score = self.segmenter.score(image)
+        how = {"min_area": MIN_AREA, "merge_gap": MERGE_GAP}
+        faint = [region for region in find_regions(score, 0.05, **how) if region.score < 0.5]
+        found["segmenter"] = self.segmenter.name(image, find_regions(score, 0.5, **how) + faint)
+        if self.detector is not None and self.fusion is not None:
+            found["fused"] = fuse(score, found["detector"], replace(self.fusion, margin=-8.0))
+        return found
+
+
+def train(
+    seen: list[Picture],
+    known: list[LabelledPicture],
+    wanted: set[str],
+    *,
+    asked: argparse.Namespace,
+    recipe: Recipe,
+    seed: int,
+) -> Trained:
+    """Train the networks that are wanted."""
+    good = part(seen)
+    material, progress, made = Material(good.learn, known), LineProgress(sys.stderr, 60), Trained()
+    began = time.monotonic()
+    if wanted & {"detector", "fused"}:
+        base, settings = Base.open(asked.base), DetectorSettings()
+        built: Any = base.card.networks.get("detector")
+        start = None if built is None else (base.weights("detector"), tuple(built["types"]))
+        network, _ = train_detector(
+            material, recipe, settings, start=start, steps=asked.steps, seed=seed, progress=progress
+        )
+        made.detector = TorchDetector(network, settings.tile)
+        made.minutes["detector"] = (time.monotonic() - began) / 60
+    began = time.monotonic()
+    if wanted & {"segmenter", "fused"}:
+        types = types_in(material, recipe)
+        segmenter, _ = train_segmenter(
+            material, recipe, types=types, steps=asked.steps // 2, seed=seed, progress=progress
+        )
+        point, maps = calibrate(segmenter, good.judge, ALARMS)
+        made.segmenter = TorchEngine(segmenter)
+        made.minutes["segmenter"] = (time.monotonic() - began) / 60
+        if made.detector is not None:
+            boxes = [made.detector.detect(image) for image in good.judge]
+            made.fusion = calibrate_fusion(point, maps, boxes, ALARMS)[1]
+    made.minutes["fused"] = sum(made.minutes.values())
+    return made
+
+
+def measure(
+    pictures: tuple[list[Picture], list[LabelledPicture], list[LabelledPicture]],
+    asked: argparse.Namespace,
+    wanted: list[str],
+    *,
+    view: str,
+    arm: str,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Train what is wanted on one set, and box the test."""
+    seen, known, test = pictures
+    if view == "letterbox":
+        seen = [shrunk(LabelledPicture(image)).image for image in seen]
+        known = [shrunk(picture) for picture in known]
+    made = train(seen, known, set(wanted), asked=asked, recipe=Recipe(arms=(arm,)), seed=seed)
+    typed = tuple(sorted({name for p in test for name in p.types})) if test[0].mask is None else None
+    scores = {name: BoxScores(typed) for name in wanted}
+    for picture in test:
+        view_of = shrunk(picture) if view == "letterbox" else picture
+        back = picture.image.shape[1] / view_of.image.shape[1]
+        found = made.look(view_of.image)
+        instances, types = instances_of(picture)
+        boxes, which = boxes_of(instances)
+        named = [types[k - 1] for k in which]
+        for name in wanted:
+            scores[name].add([_back(r, back) for r in found[name]], boxes, named, instances.shape)
+    rows = []
+    for name in wanted:
+        figures = scores[name].figures()
+        row: dict[str, Any] = {"network": name, "view": view, "arm": arm, "seed": seed, "steps": asked.steps}
+        row |= {"ap": figures.ap, "ap50": figures.ap50, "ap_small": figures.ap_small}
+        row |= {f"recall_{rate}": scores[name].recall_at(rate) for rate in (1, 4, 10)}
+        row["minutes"] = made.minutes[name]
+        rows.append(row)
+        shown = "  ".join(f"{k} {row[k]:.3f}" for k in COLUMNS if row[k] is not None)
+        print(f"{name} {view} {arm} seed {seed}: {shown}", flush=True)
+    return rows
+
+
+def _back(region: Region, scale: float) -> Region:
+    x0, y0, x1, y1 = (round(side * scale) for side in region.box)
+    return replace(region, box=(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: mean over seeds of each set, network, view and arm."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["set"], row["view"], row["arm"], row["network"], row["steps"]), []).append(row)
+    lines = ["| new fabric | view | arm | network | steps | seeds | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---" * (6 + len(COLUMNS)) + "|")
+    for key, own in sorted(groups.items()):
+        cells = []
+        for column in COLUMNS:
+            values = [row[column] for row in own if row[column] is not None]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3f}{spread}" if values else "–")
+        lines.append("| " + " | ".join(map(str, key)) + f" | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file; a line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
