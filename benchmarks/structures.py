@@ -95,15 +95,12 @@ def main() -> None:
 
 def woven(structure: str, seed: list[int]) -> Picture:
     """Random good cloth of a structure: from as near as a hand lens or as far as a line camera, at times
-    open, of yarn as uneven as linen, and askew as a hand holds it."""
+    open, and askew as a hand holds it."""
     rng = np.random.default_rng(seed)
     spec = ClothSpec.random(rng, [structure])  # type: ignore[list-item]
     seen = {
         "mm_per_px": spec.mm_per_px * float(np.exp(rng.uniform(np.log(NEAREST), 0))),
         "cover": float(rng.uniform(0.5, 1.0)),
-        "thickness_noise": float(rng.uniform(0.02, 0.3)),
-        "tone_noise": float(rng.uniform(0.01, 0.15)),
-        "tension_waves_mm": float(rng.uniform(0, 0.8)),
         "selvedges": "none",
         "print": "none",
     }
