@@ -1,4 +1,4 @@
-"""Figures over boxes: COCO's average precision, region recall at a rate of false alarms, and confusions.
+"""Figures over boxes: COCO's average precision, and region recall at a rate of false alarms.
 
 Average precision is computed by faster-coco-eval after Lin et al. (ECCV 2014): over IoU .50 to .95, at
 .50, and of small boxes (under 32 × 32 pixels of the picture). A mill reads another figure: of the true
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.evaluation.regions import TOLERANCE
@@ -108,14 +108,14 @@ class BoxScores:
         return float(np.mean(found > threshold))
 
     def _touching(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The score of each false alarm, and for each true defect the highest score on it (0: none)."""
+        """The score of each false alarm, and for each true defect the highest score on it (−∞: none)."""
         alarms: list[float] = []
         found: list[float] = []
         for (boxes, _), regions in zip(self._true, self._found, strict=True):
             pairs = [_touch(box, region.box) for box in boxes for region in regions]
             touch = np.array(pairs, np.bool_).reshape(len(boxes), len(regions))
             scores = np.array([region.score for region in regions])
-            found += [float(scores[row].max(initial=0.0)) for row in touch]
+            found += [float(scores[row].max(initial=-np.inf)) for row in touch]
             alarms += scores[~touch.any(axis=0)].tolist()
         return np.array(alarms), np.array(found)
 
@@ -133,21 +133,3 @@ def _touch(box: NDArray[np.float32], other: tuple[int, int, int, int]) -> bool:
 def _coco(box: NDArray[np.float32]) -> dict[str, Any]:
     x0, y0, x1, y1 = (float(value) for value in box)
     return {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-
-
-def confusion(
-    pairs: Sequence[tuple[str, str]],
-) -> tuple[tuple[str, ...], Int[NDArray[np.int64], "n n"]]:
-    """How often a true type (row) was called what (column).
-
-    Args:
-        pairs: (true, said) for each defect; ``said`` is "–" where it was missed.
-
-    Returns:
-        the names of rows and columns, and the counts.
-    """
-    names = tuple(sorted({name for pair in pairs for name in pair}))
-    counts = np.zeros((len(names), len(names)), np.int64)
-    for true, said in pairs:
-        counts[names.index(true), names.index(said)] += 1
-    return names, counts

@@ -25,7 +25,7 @@ from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap
+from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.record import Found, Gap, Record, is_inspection
@@ -310,11 +310,7 @@ class _Walk:
             regions = fuse(score, self._detector.detect(image), card.fusion)
         else:
             regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
-        if not isinstance(self._engine, Namer):
-            return regions
-        named = self._engine.name(image, [region for region in regions if region.type == UNKNOWN])
-        rest = iter(named)
-        return [next(rest) if region.type == UNKNOWN else region for region in regions]
+        return self._engine.name(image, regions) if isinstance(self._engine, Namer) else regions
 
     def _unread(self, unread: Unread, record: Record) -> None:
         self._first_error = self._first_error or unread.error

@@ -189,7 +189,7 @@ def learn(
             progress=progress,
         )
         doubts += detector.doubts
-    tried = try_made(network, maker, settings.recipe, point, seed=settings.seed)
+    tried = try_made(network, maker, settings.recipe, point, detector=detector, seed=settings.seed)
     doubts += _unfinished(history, tried)
     for doubt in doubts:
         progress.say(f"note: {doubt.text}")

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from loomsight import __version__, page
+from loomsight.evaluation.confusion import Confusion
 from loomsight.evaluation.regions import RegionCounts
-from loomsight.fabric.images import to_rgb
+from loomsight.fabric.images import encode_png, to_rgb
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.trial import Trial, made_tiles, marked
 
@@ -68,6 +69,7 @@ def learning_report(learned: Learned) -> str:
     sheet.grid(_cloth(learned.good.learn), width=200)
     _made(sheet, learned)
     _trial(sheet, learned)
+    _types(sheet, learned)
     _suspects(sheet, learned)
     sheet.heading("The training")
     _curve(sheet, learned)
@@ -295,6 +297,19 @@ def _detector(learned: Learned) -> list[tuple[str, str]]:
         ("Types it tells apart", types),
         ("Detector's threshold", f"{point.threshold:.4f}; both together: margin {card.fusion.margin:.2f}"),
     ]
+
+
+def _types(sheet: page.Page, learned: Learned) -> None:
+    """Which practised defect is called what."""
+    confusion = Confusion.of(pair for one in learned.tried for pair in one.pairs)
+    if confusion.right is None:
+        return
+    sheet.heading("What it calls them")
+    sheet.paragraph(
+        f"Of the same made defects, {confusion.right:.0%} are called what they are. A row is a true type: "
+        "blue what was called right, red what was not. Types that look alike on this cloth share their cells."
+    )
+    sheet.picture(page.Image(encode_png(confusion.draw()), alt="Which type of defect was called what"))
 
 
 def _nearest(learned: Learned) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from loomsight.detection.deeplab import Segmenter
+from loomsight.detection.fusion import fuse
+from loomsight.evaluation.confusion import pair_types
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.evaluation.regions import RegionCounts, count_regions
-from loomsight.fabric.types import Mask, ScoreMap, TrainingTile
-from loomsight.runtime.engine import TorchEngine
+from loomsight.fabric.instances import boxes_of
+from loomsight.fabric.regions import find_regions
+from loomsight.fabric.types import UNKNOWN, Mask, Region, ScoreMap, TrainingTile
+from loomsight.learn.detector import LearnedDetector
+from loomsight.runtime.engine import TorchDetector, TorchEngine
 from loomsight.synthesis.recipe import Recipe, TileMaker
 
 TRIED = 48  # tiles
@@ -24,6 +29,8 @@ class Trial:
     tile: TrainingTile
     score: ScoreMap
     counts: RegionCounts
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Of each defect whose type is known, what it is and what it was called."""
 
     @property
     def peak(self) -> float:
@@ -37,17 +44,35 @@ class Trial:
 
 
 def try_made(
-    network: Segmenter, maker: TileMaker, recipe: Recipe, point: OperatingPoint, *, seed: int
+    network: Segmenter,
+    maker: TileMaker,
+    recipe: Recipe,
+    point: OperatingPoint,
+    *,
+    detector: LearnedDetector | None = None,
+    seed: int,
 ) -> list[Trial]:
-    """Run a network over :data:`TRIED` tiles that its training never saw."""
+    """Run a network, and the detector beside it, over :data:`TRIED` tiles that their training never saw."""
     engine, tried = TorchEngine(network), []
+    boxing = None if detector is None else TorchDetector(detector.network, detector.card.tile)
     for tile in made_tiles(maker, recipe, np.random.default_rng([seed, 3]), TRIED):
         score = engine.score(tile.image)
         counts = count_regions(
             score, marked(tile), point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
         )
-        tried.append(Trial(tile, score, counts))
+        regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+        if detector is not None and boxing is not None:
+            regions = fuse(score, boxing.detect(tile.image), detector.card.fusion)
+        tried.append(Trial(tile, score, counts, _pairs(tile, engine.name(tile.image, regions))))
     return tried
+
+
+def _pairs(tile: TrainingTile, named: Sequence[Region]) -> tuple[tuple[str, str], ...]:
+    if tile.instances is None:
+        return ()
+    boxes, which = boxes_of(tile.instances)
+    pairs = pair_types(named, boxes, [tile.types[k - 1] for k in which])
+    return tuple(pair for pair in pairs if pair[0] != UNKNOWN)
 
 
 def made_tiles(maker: TileMaker, recipe: Recipe, rng: np.random.Generator, count: int) -> list[TrainingTile]:

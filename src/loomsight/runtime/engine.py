@@ -64,14 +64,17 @@ class TorchEngine:
 
         Args:
             image: the picture that was scored.
-            regions: of its score map.
+            regions: of its score map; one that has a type keeps it.
         """
         if not self._network.types:
             return list(regions)
         if self._camera is not None:
             image = self._camera.correct(image)
         rgb = to_rgb(image)
-        return [replace(region, type=self._type_of(rgb, region)) for region in regions]
+        return [
+            replace(region, type=self._type_of(rgb, region)) if region.type == UNKNOWN else region
+            for region in regions
+        ]
 
     @torch.inference_mode()
     def _type_of(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], region: Region) -> str:

@@ -1,0 +1,90 @@
+"""Figures over boxes, as COCO and as a mill count them; which type is called what."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loomsight.evaluation.boxes import BoxScores
+from loomsight.evaluation.confusion import MISSED, Confusion, pair_types
+from loomsight.fabric.types import Region
+
+SHAPE = (500, 1000)
+
+
+def region(x0: int, y0: int, x1: int, y1: int, score: float = 0.9, kind: str = "hole") -> Region:  # noqa: PLR0917
+    return Region((x0, y0, x1, y1), (x1 - x0) * (y1 - y0), float(x1 - x0), score, kind)
+
+
+def boxes(*xyxy: tuple[float, float, float, float]) -> np.ndarray:
+    return np.array(xyxy, np.float32).reshape(-1, 4)
+
+
+def test_perfect_boxes_have_average_precision_one_and_shifted_ones_less() -> None:
+    perfect, shifted = BoxScores(), BoxScores()
+    for picture in range(4):
+        x = 50 + 40 * picture
+        perfect.add([region(x, 20, x + 20, 40)], boxes((x, 20, x + 20, 40)), ["hole"], SHAPE)
+        shifted.add([region(x + 5, 20, x + 25, 40)], boxes((x, 20, x + 20, 40)), ["hole"], SHAPE)
+    assert perfect.figures().ap == pytest.approx(1)
+    assert perfect.figures().ap_small == pytest.approx(1)
+    found = shifted.figures()
+    assert found.ap50 == pytest.approx(1), "IoU is .6"
+    assert found.ap == pytest.approx(0.3, abs=0.01), "at .50, .55 and .60 of ten"
+
+
+def test_types_count_where_they_are_asked_for() -> None:
+    for types, expected in ((None, 1.0), (("hole", "nep"), 0.0)):
+        scores = BoxScores(types)
+        scores.add([region(10, 10, 30, 30, kind="nep")], boxes((10, 10, 30, 30)), ["hole"], SHAPE)
+        assert scores.figures().ap50 == pytest.approx(expected)
+
+
+def test_large_boxes_are_not_small_and_pictures_without_any_have_no_figure() -> None:
+    scores = BoxScores()
+    scores.add([region(0, 0, 300, 40)], boxes((0, 0, 300, 40)), ["hole"], SHAPE)
+    assert scores.figures().ap_small is None
+    empty = BoxScores()
+    empty.add([], boxes(), [], SHAPE)
+    assert empty.figures().ap is None
+    assert empty.recall_at(1.0) is None
+    missed = BoxScores()
+    missed.add([], boxes((0, 0, 30, 40)), ["hole"], SHAPE)
+    assert missed.figures().ap == 0
+    assert missed.recall_at(1.0) == 0
+    with pytest.raises(ValueError, match="type"):
+        missed.add([], boxes((0, 0, 30, 40)), [], SHAPE)
+
+
+def test_recall_is_taken_at_the_false_alarms_that_are_allowed() -> None:
+    scores = BoxScores()
+    for picture in range(2):  # one megapixel
+        found = [region(700, 400, 720, 420, 0.8), region(10, 10, 30, 30, 0.6 + 0.3 * picture)]
+        scores.add(found, boxes((10, 10, 30, 30)), ["hole"], SHAPE)
+    # two false alarms score .8, the two defects .6 and .9
+    assert scores.recall_at(1.0) == 0.5
+    assert scores.recall_at(2.0) == 1.0
+
+
+def test_a_missed_type_and_an_unknown_one_stand_at_the_end() -> None:
+    pairs = [("nep", "nep"), ("nep", MISSED), ("hole", "nep"), ("hole", "unknown"), ("hole", "hole")]
+    confusion = Confusion.of(pairs)
+    assert confusion.true == ("hole", "nep")
+    assert confusion.said == ("hole", "nep", "unknown", MISSED)
+    assert confusion.counts.tolist() == [[1, 1, 1, 0], [0, 1, 0, 1]]
+    assert confusion.right == 0.4
+    picture = confusion.draw()
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+    reddish = (picture[..., 0].astype(int) - picture[..., 2] > 30).sum()
+    bluish = (picture[..., 2].astype(int) - picture[..., 0] > 30).sum()
+    assert reddish > 500
+    assert bluish > 500
+    assert Confusion.of([]).right is None
+    assert Confusion.of([("barré", "barré")]).draw().size
+
+
+def test_a_defect_is_called_what_the_surest_region_on_it_says() -> None:
+    found = [region(10, 10, 30, 30, 0.6, "nep"), region(12, 12, 20, 20, 0.9, "hole"), region(200, 0, 210, 9)]
+    truth = boxes((8, 8, 32, 32), (400, 400, 410, 410))
+    assert pair_types(found, truth, ["hole", "slub"]) == [("hole", "hole"), ("slub", MISSED)]
