@@ -109,9 +109,9 @@ def learn(
         out: the profile's folder; it must not exist, be empty, or be an earlier profile, which is replaced.
         known: a tree of other fabrics, labelled or good; pictures of ``good`` and of its fabric in there
             are left out. Without it the loom weaves known cloth.
-        base: what was trained on known fabrics before; None: the one that comes with the program. The
-            recipe's generators come from it, and where nothing is known, or one was given, so does the
-            network that training starts from.
+        base: what was trained on known fabrics before: training starts from its networks. None: training
+            starts from ImageNet's features. The recipe's generators come from it, or from the one that
+            comes with the program, and so does the start of the detector.
 
     Raises:
         UsageError: a folder is missing, or the settings contradict each other.
@@ -128,7 +128,7 @@ def learn(
     check_target(out, replace=True)
     paths = find_images(good)
     generated = [arm for arm in settings.recipe.arms if arm in GENERATED]
-    opened = _open_base(base, generated, wanted=known is None and shipped().is_dir())
+    opened = _open_base(base, generated, wanted=settings.detector is not None and shipped().is_dir())
     names, pictures, skipped = _read_good(paths, settings, progress)
     doubts = doubts_about(names, pictures)
     camera, pictures = _without_lines(pictures, doubts)
@@ -165,7 +165,7 @@ def learn(
         steps=settings.steps,
         seconds=max(share * left, 10.0),
         seed=settings.seed,
-        start=_start(opened, known, base, settings),
+        start=_start(opened, base, settings),
         progress=progress,
     )
     progress.say("operating point")
@@ -182,7 +182,7 @@ def learn(
             settings.recipe,
             settings.detector,
             beside=(point, maps, cloth.judge, rate),
-            start=_detector_start(opened or (Base.open(shipped()) if shipped().is_dir() else None), settings),
+            start=_detector_start(opened, settings),
             steps=settings.steps,
             seconds=max(DETECTOR_SHARE * left, 10.0),
             seed=settings.seed,
@@ -292,11 +292,13 @@ def _without_empty(settings: LearnSettings, banks: dict[str, Bank], doubts: list
     return settings.model_copy(update={"recipe": recipe})
 
 
-def _start(
-    opened: Base | None, known: Path | None, base: Path | None, settings: LearnSettings
-) -> dict[str, Tensor] | None:
-    """The weights to start from: a base that was asked for, or the program's where nothing is known."""
-    if opened is None or (known and not base) or settings.segmenter.form != "lite":
+def _start(opened: Base | None, base: Path | None, settings: LearnSettings) -> dict[str, Tensor] | None:
+    """The weights to start from: those of a base that was asked for.
+
+    The program's own base learned from woven cloth alone, and what starts there is the more suspicious of
+    real cloth, the longer that base was trained (docs/experiments.md).
+    """
+    if opened is None or base is None or settings.segmenter.form != "lite":
         return None
     return opened.weights("segmenter")
 
