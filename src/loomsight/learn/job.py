@@ -295,8 +295,8 @@ def _without_empty(settings: LearnSettings, banks: dict[str, Bank], doubts: list
 def _start(opened: Base | None, base: Path | None, settings: LearnSettings) -> dict[str, Tensor] | None:
     """The weights to start from: those of a base that was asked for.
 
-    The program's own base learned from woven cloth alone, and what starts there is the more suspicious of
-    real cloth, the longer that base was trained (docs/experiments.md).
+    The program's own base learned from woven cloth alone; what starts there is no better on real cloth
+    after the minutes of a learning, and was worse from another such base (docs/base-weights.md).
     """
     if opened is None or base is None or settings.segmenter.form != "lite":
         return None
