@@ -110,8 +110,8 @@ def learn(
         Beside | None,
         typer.Option(
             "--with",
-            help="detector: learn RT-DETR too, which boxes defects and names their types; give 15 minutes or "
-            "more.",
+            help="detector: learn RT-DETR too, which boxes defects and names their types; best from a base "
+            "with a detector, see 'loomsight train detector'.",
             show_default=False,
         ),
     ] = None,
@@ -136,7 +136,7 @@ def learn(
     Examples:
       loomsight learn good/ --name twill
       loomsight learn good/ --name twill --known fabrics/ --minutes 10
-      loomsight learn good/ --name twill --with detector --minutes 20
+      loomsight learn good/ --name twill --with detector --base base --minutes 20
       loomsight learn 'roll7/*.png' --name denim --mm-per-px 0.1 --web-width 1600 --false-alarms 5
     """
     from loomsight.fabric.images import find_images

@@ -1,9 +1,14 @@
 """One defect, one box: what tiles of a picture found, joined where two tiles saw the same.
 
 Neighbouring tiles overlap. Where they do, both look at the same cloth, so two boxes are of one defect when
-they agree there: each is cut to the overlap, and what is left of them coincides. The boxes of one defect,
-from as many tiles as it crosses, become their union. This is not non-maximum suppression, which would keep
-the longest piece of a thread and drop the others.
+they agree there: each is cut to the overlap, and what is left of them coincides. What then becomes of the
+less sure one depends on why there are two:
+
+* a tile's inner border cuts the defect, so each tile saw a *piece*: the pieces of one defect, from as many
+  tiles as it crosses, become their union;
+* both saw all of it, or one tile answered twice: the surer box stays, as in non-maximum suppression.
+
+Plain suppression would keep the longest piece of a thread and report the others as defects of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ AGREED = 0.3
 """Intersection over union, in the overlap of two tiles, from which two boxes are of one defect."""
 DOUBLED = 0.6
 """Intersection over union within a tile from which two boxes are of one defect."""
+PIECE = 0.4
+"""A piece is at least this share as sure as the surest of its defect: a faint box extends no sure one."""
 _SLACK = 2.0  # pixels that a box may be off: threads are three pixels wide
+_CUT = 4.0  # pixels from a tile's inner border: a box that ends nearer is cut by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +61,77 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
         one region for each defect, surest first: its box is the union of its pieces, its score and type
         those of the surest. ``area`` is that of the box and ``length`` its longer side.
     """
-    pieces = [(number, k) for number, one in enumerate(found) for k in range(len(one.boxes))]
-    group = list(range(len(pieces)))
-
-    def root(k: int) -> int:
-        while group[k] != k:
-            group[k] = group[group[k]]
-            k = group[k]
-        return k
-
-    start = np.cumsum([0, *(len(one.boxes) for one in found)])
-    for a, one in enumerate(found):
-        for b in range(a, len(found)):
-            other = found[b]
-            zone = _zone(one.tile, other.tile)
-            if zone is None or not (len(one.boxes) and len(other.boxes)):
-                continue
-            alike = _overlap(_cut(one.boxes, zone), _cut(other.boxes, zone))
-            for i, j in np.argwhere(alike >= (DOUBLED if a == b else AGREED)):
-                group[root(int(start[b] + j))] = root(int(start[a] + i))
-    members: dict[int, list[tuple[int, int]]] = {}
-    for k, piece in enumerate(pieces):
-        members.setdefault(root(k), []).append(piece)
-    regions = [_union([(found[n], k) for n, k in own], types) for own in members.values()]
+    if not any(len(one.boxes) for one in found):
+        return []
+    boxes = np.concatenate([one.boxes for one in found])
+    scores = np.concatenate([one.scores for one in found])
+    classes = np.concatenate([one.classes for one in found])
+    owner = np.repeat(np.arange(len(found)), [len(one.boxes) for one in found])
+    whole = _bounds([one.tile for one in found])
+    cut = np.concatenate([_is_cut(one, whole) for one in found])
+    groups: list[list[int]] = []  # of each defect its pieces, the surest first
+    group_of = np.full(len(boxes), -1)
+    for k in np.argsort(-scores, kind="stable"):
+        alike = _alike(int(k), np.flatnonzero(group_of >= 0), boxes, owner, found)
+        if not len(alike):
+            group_of[k] = len(groups)
+            groups.append([int(k)])
+            continue
+        pieces = alike[(owner[alike] != owner[k]) & (cut[alike] | cut[k])]
+        joined = sorted(
+            {int(group_of[j]) for j in pieces if scores[k] >= PIECE * scores[groups[group_of[j]][0]]}
+        )
+        if not joined:
+            continue  # seen already, and surer
+        first, *others = joined
+        for other in others:
+            groups[first] += groups[other]
+            groups[other] = []
+        groups[first] = sorted([*groups[first], int(k)], key=lambda member: -scores[member])
+        group_of[groups[first]] = first
+    regions = [
+        _union(boxes[own], float(scores[own[0]]), types[int(classes[own[0]])]) for own in groups if own
+    ]
     return sorted(regions, key=lambda region: (-region.score, region.box))
+
+
+def _alike(
+    k: int,
+    among: NDArray[np.intp],
+    boxes: Float[NDArray[np.float32], "n 4"],
+    owner: NDArray[np.intp],
+    found: Sequence[TileBoxes],
+) -> NDArray[np.intp]:
+    """Which boxes are of one defect with box ``k``."""
+    alike: list[NDArray[np.intp]] = []
+    for other in np.unique(owner[among]):
+        zone = _zone(found[owner[k]].tile, found[other].tile)
+        if zone is None:
+            continue
+        own = among[owner[among] == other]
+        shared = _overlap(_cut(boxes[k : k + 1], zone), _cut(boxes[own], zone))[0]
+        alike.append(own[shared >= (DOUBLED if other == owner[k] else AGREED)])
+    return np.concatenate(alike) if alike else np.zeros(0, np.intp)
+
+
+def _bounds(tiles: Sequence[Tile]) -> tuple[int, int, int, int]:
+    """What all tiles cover together: x0, y0, x1, y1."""
+    return (
+        min(tile.x0 for tile in tiles), min(tile.y0 for tile in tiles),
+        max(tile.x1 for tile in tiles), max(tile.y1 for tile in tiles),
+    )  # fmt: skip
+
+
+def _is_cut(one: TileBoxes, whole: tuple[int, int, int, int]) -> NDArray[np.bool_]:
+    """Which boxes end at a border of their tile where the picture goes on."""
+    x0, y0, x1, y1 = one.boxes.T
+    tile = one.tile
+    return np.asarray(
+        ((x0 < tile.x0 + _CUT) & (tile.x0 > whole[0]))
+        | ((y0 < tile.y0 + _CUT) & (tile.y0 > whole[1]))
+        | ((x1 > tile.x1 - _CUT) & (tile.x1 < whole[2]))
+        | ((y1 > tile.y1 - _CUT) & (tile.y1 < whole[3]))
+    )
 
 
 def _zone(a: Tile, b: Tile) -> tuple[int, int, int, int] | None:
@@ -102,16 +157,9 @@ def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     return np.asarray(shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-9))
 
 
-def _union(pieces: list[tuple[TileBoxes, int]], types: Sequence[str]) -> Region:
-    one, k = max(pieces, key=lambda piece: float(piece[0].scores[piece[1]]))
-    boxes = np.stack([tile.boxes[n] for tile, n in pieces])
+def _union(boxes: Float[NDArray[np.float32], "n 4"], score: float, kind: str) -> Region:
     x0, y0 = (int(np.floor(v)) for v in boxes[:, :2].min(axis=0))
     x1, y1 = (int(np.ceil(v)) for v in boxes[:, 2:].max(axis=0))
     x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
-    return Region(
-        box=(x0, y0, x1, y1),
-        area=(x1 - x0) * (y1 - y0),
-        length=float(max(x1 - x0, y1 - y0)),
-        score=float(one.scores[k]),
-        type=types[int(one.classes[k])],
-    )
+    area, length = (x1 - x0) * (y1 - y0), float(max(x1 - x0, y1 - y0))
+    return Region((x0, y0, x1, y1), area, length, score, kind)

@@ -37,8 +37,8 @@ LEAST_PIXELS = 3
 """Of a defect that the tile's border cuts: with less in the tile it is no target there."""
 
 
-FEW_STEPS = 400
-"""Training steps: with fewer a detector finds little."""
+FEW_STEPS = 3000
+"""Training steps, without those of its start: with fewer a detector is sure of little."""
 
 
 class DetectorSettings(Config):

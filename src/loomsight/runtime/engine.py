@@ -115,6 +115,7 @@ SHARED = 64
 """Pixels that neighbouring tiles of a detector share at least: what is smaller lies whole in one of them."""
 FAINT = 0.02
 """A box with a lower score is not kept: a detector gives 300 for each tile."""
+_MOST = 50  # boxes of a tile, the surest
 
 
 class TorchDetector:
@@ -161,5 +162,7 @@ class TorchDetector:
             at = at.clip(0, np.array([width, height, width, height], np.float32))
             inside = (at[:, 2] > at[:, 0]) & (at[:, 3] > at[:, 1])
             keep = (score >= FAINT) & inside
+            if keep.sum() > _MOST:
+                keep &= score >= np.sort(score[keep])[-_MOST]
             looked.append(TileBoxes(tile, at[keep], score[keep], kind[keep]))
         return looked
