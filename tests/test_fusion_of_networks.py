@@ -44,7 +44,8 @@ def test_what_one_sees_clearly_is_found_without_the_other() -> None:
 def test_what_both_see_faintly_is_found_and_what_one_sees_faintly_is_not() -> None:
     faint = score_map((50, 40, 60, 50, 0.35), (150, 40, 160, 50, 0.35))
     (found,) = fuse(faint, [box(49, 39, 61, 51, 0.2), box(20, 80, 30, 90, 0.2)], POINT)
-    assert found.box == (49, 39, 61, 51)
+    assert found.box == (50, 40, 60, 50), "the segmenter's: the detector is not sure how far it reaches"
+    assert found.type == "unknown"
     assert found.score >= 0.5
 
 

@@ -70,7 +70,8 @@ def _resize(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c i j
 
 
 def _naming(channels: int, types: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, 64, 1), nn.ReLU(inplace=True), nn.Conv2d(64, types, 1))
+    alike = nn.BatchNorm2d(channels)  # the levels of a backbone have scales of their own
+    return nn.Sequential(alike, nn.Conv2d(channels, 96, 1), nn.ReLU(inplace=True), nn.Conv2d(96, types, 1))
 
 
 class DeepLabLite(Segmenter):
@@ -95,7 +96,7 @@ class DeepLabLite(Segmenter):
         self.head = nn.Conv2d(32, 1, 1)
         nn.init.constant_(self.head.bias, -3.0)  # type: ignore[arg-type]  # defects are rare: begin by saying so
         with torch.random.fork_rng(devices=[]):  # whether it names types or not, it learns the same places
-            self.naming = _naming(32 + 64, len(self.types)) if self.types else None
+            self.naming = _naming(32 + 64 + eight + sixteen, len(self.types)) if self.types else None
 
     def train(self, mode: bool = True) -> DeepLabLite:
         """As ever, but the backbone's batch norm keeps ImageNet's statistics."""
@@ -110,22 +111,20 @@ class DeepLabLite(Segmenter):
         self, x: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b types i j"] | None]:
         """Where, and of which type. The types are read off what tells where, and do not change it."""
-        fine, around = self._decoded(x)
+        fine, *coarse = self._decoded(x)
         where = _resize(self.head(fine), x)
         if self.naming is None:
             return where, None
-        return where, self.naming(torch.cat([fine, _resize(around, fine)], 1).detach())
+        return where, self.naming(torch.cat([fine, *(_resize(level, fine) for level in coarse)], 1).detach())
 
-    def _decoded(
-        self, x: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 32 i j"], Float[Tensor, "b 64 k l"]]:
-        """The decoder's features at stride 2, and the pyramid's at stride 16."""
+    def _decoded(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of the decoder (stride 2), the pyramid (16), and the backbone at strides 8 and 16."""
         with torch.no_grad():
             *fine, coarse = self.backbone(x)
         around = y = self.project(torch.cat([branch(coarse) for branch in self.pyramid], 1))
         for skip, refine, level in zip(self.skips, self.decoder, fine[::-1], strict=True):
             y = refine(torch.cat([_resize(y, level), skip(level)], 1))
-        return y, around
+        return y, around, fine[-1], coarse
 
 
 class DeepLabPaper(Segmenter):

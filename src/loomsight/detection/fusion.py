@@ -1,4 +1,4 @@
-"""One answer from two networks: type and box from the detector, shape from the segmenter.
+"""One answer from two networks: type and box from the detector where it is sure, shape from the segmenter.
 
 Each network's score is counted from its own threshold, in logits: its *margin*. A region of the score map
 and a box that lie on the same cloth are one defect, and their margins add up as evidence does:
@@ -51,7 +51,7 @@ def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[R
     Returns:
         regions at or above the fused threshold, whose ``score`` is on the segmenter's scale: its own
         threshold is where the fused one lies. A defect that the segmenter does not see has the area and the
-        length of its box; one that the detector does not see has type "unknown".
+        length of its box; one of which the detector is not sure has the segmenter's box and type "unknown".
     """
     found = [_region(group, point) for group in evidence(score, boxes, point) if group.margin >= point.margin]
     return sorted(found, key=lambda region: (-region.score, region.box))
@@ -122,13 +122,15 @@ def _together(a: float, b: float) -> float:
 def _region(group: Evidence, point: FusionPoint) -> Region:
     score = _sigmoid(group.margin - point.margin + _logit(point.segmenter))
     named = max(group.boxes, key=lambda box: box.score, default=None)
-    corners = np.array([one.box for one in group.boxes or group.regions])
+    # a box that the detector alone would not report says that something is there, not how far it reaches
+    sure = [box for box in group.boxes if box.score >= point.detector]
+    corners = np.array([one.box for one in sure or group.regions or group.boxes])
     x0, y0 = (int(v) for v in corners[:, :2].min(axis=0))
     x1, y1 = (int(v) for v in corners[:, 2:].max(axis=0))
     if not group.regions:
         assert named is not None  # noqa: S101 — there is one or the other
         return replace(named, box=(x0, y0, x1, y1), area=(x1 - x0) * (y1 - y0), score=score)
-    kind = named.type if named is not None else group.regions[0].type if len(group.regions) == 1 else UNKNOWN
+    kind = named.type if named is not None and sure else UNKNOWN
     # the pieces of one defect that a box holds together: as long as they reach
     all_of = np.array([one.box for one in group.regions])
     reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
