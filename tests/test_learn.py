@@ -122,12 +122,13 @@ def test_the_report_has_its_pictures_figures_and_charts(learned: tuple[Profile, 
         "What it was taught to find",
         "defect of a known fabric, set into this cloth",
         "defect drawn into this cloth by the loom",
+        "What it calls them",
         "The most suspicious places",
         "This is a new fabric" if "This is a new fabric" in html else "looks like the known fabric",
         f"{learned[0].threshold:.6f}",
     ):
         assert words in html
-    assert "src=" not in re.sub(r'src="data:image/jpeg;base64,[^"]*"', "", html)
+    assert "src=" not in re.sub(r'src="data:image/(jpeg|png);base64,[^"]*"', "", html)
     assert len(html) < 3_000_000
 
 
