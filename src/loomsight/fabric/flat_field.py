@@ -6,7 +6,9 @@ sideways under the camera and its yarns differ, so what all good pictures share 
 
 1. a column's level is the median over its pixels, relative to the columns around it (median of 65);
 2. its gain is the median of that over the pictures;
-3. a gain is corrected where it is far from 1 beside other columns, and all pictures agree on it.
+3. a gain is corrected where it is far from 1 beside other columns, all pictures agree on it, and the dark and
+   the bright pixels of the column have it alike: a coarse end that runs through all pictures is hidden
+   wherever the weft lies over it, the camera's line is not.
 
 Stripes of the cloth itself are many columns and no rarity, so they are left alone. The correction is the
 multiplicative part of EMVA 1288's photo response non-uniformity.
@@ -30,6 +32,8 @@ LEAST = 5  # pictures: with fewer a yarn that runs through all of them would be 
 _AROUND = 65  # columns that a column is compared with
 _RARE = 6.0  # robust deviations, over the columns, from which a gain is far from 1
 _AGREED = 5.0  # robust deviations, over the pictures, that a gain must exceed
+_DARK, _BRIGHT = 15, 85  # percentiles of a column's pixels
+_ALIKE = 0.5  # share of the gain that its dark and its bright pixels must show
 _FAINT = 0.02  # a gain within this of 1 is not seen
 _MOST = 0.02  # share of columns: where more are far from 1, it is the cloth's pattern
 _REACH = 2  # columns beside a line that belong to its blur
@@ -81,18 +85,28 @@ def flat_field(pictures: Sequence[Picture]) -> FlatField | None:
     """
     if len(pictures) < LEAST or len({image.shape[1] for image in pictures}) > 1:
         return None
-    levels = np.stack([np.median(to_grey(image), axis=0) for image in pictures]).astype(np.float32)
-    around = ndimage.median_filter(levels, size=(1, min(_AROUND, levels.shape[1])), mode="nearest")
-    relative = levels / np.maximum(around, 1)
+    shares = [np.percentile(to_grey(image), (_DARK, 50, _BRIGHT), axis=0) for image in pictures]
+    dark, middle, bright = np.stack(shares, axis=1).astype(np.float32)
+    relative = _beside(middle)
     gains = np.median(relative, axis=0)
+    everywhere = np.ones(gains.shape, np.bool_)
+    for part in (dark, bright):
+        own = np.median(_beside(part), axis=0) - 1
+        everywhere &= own * np.sign(gains - 1) > _ALIKE * np.abs(gains - 1)
     apart = np.abs(gains - 1)
     spread = _deviation(relative, axis=0)
     limit = max(_RARE * float(_deviation(gains, axis=0)), _FAINT)
-    seeds = (apart > limit) & (apart > _AGREED * spread / np.sqrt(len(pictures)))
+    seeds = everywhere & (apart > limit) & (apart > _AGREED * spread / np.sqrt(len(pictures)))
     if not seeds.any() or seeds.mean() > _MOST:
         return None
     reach = cv2.dilate(seeds.astype(np.uint8)[None], np.ones((1, 2 * _REACH + 1), np.uint8))[0] > 0
     return FlatField(np.where(reach, gains, 1).astype(np.float32))
+
+
+def _beside(levels: Float32[NDArray[np.float32], "n w"]) -> Float32[NDArray[np.float32], "n w"]:
+    """Each column's level as a share of that of the columns around it."""
+    around = ndimage.median_filter(levels, size=(1, min(_AROUND, levels.shape[1])), mode="nearest")
+    return np.asarray(levels / np.maximum(around, 1), np.float32)
 
 
 def _deviation(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
