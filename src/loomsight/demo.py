@@ -3,7 +3,7 @@
 Nothing is downloaded and nothing is known beforehand: the loom weaves a few known fabrics with labelled
 defects, a metre of good denim that is none of them, and a roll of that denim with defects whose places
 stay in ``truth``. Learning and inspection are the same functions that the commands call. The roll is then
-compared with the truth by :func:`loomsight.evaluation.regions.count_regions`.
+compared with the truth: a defect is found when a reported region touches it.
 
 ::
 
@@ -19,20 +19,22 @@ compared with the truth by :func:`loomsight.evaluation.regions.count_regions`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from loomsight.config import Config
 from loomsight.datasets import write_dataset
 from loomsight.errors import UsageError
-from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.evaluation.regions import TOLERANCE, RegionCounts, count_regions
 from loomsight.fabric.images import write_png
-from loomsight.fabric.types import LabelledPicture, Mask, Picture, ScoreMap
+from loomsight.fabric.regions import label_parts
+from loomsight.fabric.types import LabelledPicture, Mask, Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_json
 from loomsight.inspection.line import inspect
 from loomsight.inspection.sources import open_source
@@ -187,6 +189,9 @@ class _Remembering:
         self.scores.append(self._engine.score(image))
         return self.scores[-1]
 
+    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
+        return self._engine.name(image, regions)
+
 
 def _known(fabrics: int, rng: np.random.Generator) -> Iterator[LabelledPicture]:
     """Pictures of fabrics of every structure but the new one's."""
@@ -208,17 +213,30 @@ def _weave_good(folder: Path, count: int, rng: np.random.Generator) -> None:
         write_png(folder / f"{number + 1:02d}.png", cloth.image)
 
 
-def _weave_roll(work: Path, metres: float, rng: np.random.Generator) -> Mask:
-    """Write the roll and its truth; the mask of the whole roll."""
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """The mask of the whole roll; of each defect the boxes (xyxy pixels of the roll) in which it lies."""
+
+    mask: Mask
+    defects: dict[int, list[tuple[int, int, int, int]]]
+
+
+def _weave_roll(work: Path, metres: float, rng: np.random.Generator) -> _Truth:
+    """Write the roll and its truth."""
     masks, rows = [], []
+    defects: dict[int, list[tuple[int, int, int, int]]] = {}
     for number, cloth in enumerate(_roll(metres, _DEFECTS_PER_M2, rng)):
+        first = number * _FRAME[0]
         name = f"{number + 1:03d}.png"
         write_png(work / "roll" / name, cloth.image)
         write_png(work / "truth" / name, cloth.mask.astype(np.uint8) * 255)
         masks.append(cloth.mask)
         rows += [{"picture": name, **asdict(defect)} for defect in cloth.defects]
+        for defect in cloth.defects:
+            x0, y0, x1, y1 = defect.box
+            defects.setdefault(defect.number, []).append((x0, first + y0, x1, first + y1))
     write_json(work / "truth" / "defects.json", rows)
-    return np.concatenate(masks)
+    return _Truth(np.concatenate(masks), defects)
 
 
 def _roll(metres: float, defects_per_m2: float, rng: np.random.Generator) -> Iterator[Cloth]:
@@ -228,13 +246,17 @@ def _roll(metres: float, defects_per_m2: float, rng: np.random.Generator) -> Ite
     )
 
 
-def _compare(scores: list[ScoreMap], truth: Mask, profile: Profile) -> RegionCounts:
-    """The whole roll at once: a defect that lies in two pictures is one."""
-    point = profile.card.operating_point
-    return count_regions(
-        np.concatenate(scores),
-        truth,
-        point.threshold,
-        min_area=point.min_area,
-        merge_gap=point.merge_gap,
+def _compare(scores: list[ScoreMap], truth: _Truth, profile: Profile) -> RegionCounts:
+    """The whole roll at once, each defect once, in however many pieces and pictures it lies."""
+    point, roll = profile.card.operating_point, np.concatenate(scores)
+    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
+    counts = count_regions(roll, truth.mask, point.threshold, **how)
+    alarms, labels = label_parts(roll >= point.threshold, point.merge_gap)
+    large = np.bincount(labels.ravel(), minlength=alarms + 1) >= point.min_area
+    side = 2 * TOLERANCE + 1
+    near = cv2.dilate((large[labels] & (labels > 0)).astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    found = sum(
+        any((near & truth.mask)[y0:y1, x0:x1].any() for x0, y0, x1, y1 in boxes)
+        for boxes in truth.defects.values()
     )
+    return replace(counts, defects=len(truth.defects), found=found)
