@@ -17,7 +17,7 @@ from loomsight.fabric.types import UNKNOWN, Picture, Region
 MISSED = "missed"
 _CELL, _LINE = 30, 15  # pixels
 _INK, _PALE, _DEEP = (30, 34, 40), np.array([247, 249, 251]), np.array([24, 84, 150])
-_WRONG = np.array([192, 70, 40])
+_WRONG, _SILENT = np.array([192, 70, 40]), np.array([128, 132, 140])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Confusion:
         return same / int(self.counts.sum())
 
     def draw(self) -> Picture:
-        """A table, uint8 HWC RGB: rows are true types, shades the share of the row, red what is wrong."""
+        """A table, uint8 HWC RGB: rows are true types, shades the share of the row; red is wrong, grey silent."""
         font = ImageFont.load_default(12)
         rows, columns = ([_plain(name) for name in names] for names in (self.true, self.said))
         left, head = (
@@ -74,7 +74,8 @@ class Confusion:
             for column, other in enumerate(self.said):
                 count = int(self.counts[row, column])
                 share, x = count / total, left + _CELL * column
-                colour = _PALE + share * ((_DEEP if other == name else _WRONG) - _PALE)
+                full = _DEEP if other == name else _SILENT if other in (UNKNOWN, MISSED) else _WRONG
+                colour = _PALE + share * (full - _PALE)
                 red, green, blue = (int(value) for value in colour)
                 draw.rectangle((x, y, x + _CELL - 2, y + _CELL - 2), (red, green, blue))
                 if count:
