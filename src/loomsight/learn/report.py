@@ -307,7 +307,7 @@ def _types(sheet: page.Page, learned: Learned) -> None:
     sheet.heading("What it calls them")
     sheet.paragraph(
         f"Of the same made defects, {confusion.right:.0%} are called what they are. A row is a true type: "
-        "blue what was called right, red what was called another, grey what was found but not named, or missed."
+        "blue what was called right, red what was called another, grey what was not named, or missed."
     )
     sheet.picture(page.Image(encode_png(confusion.draw()), alt="Which type of defect was called what"))
 
