@@ -54,7 +54,7 @@ class Confusion:
         return same / int(self.counts.sum())
 
     def draw(self) -> Picture:
-        """A table, uint8 HWC RGB: rows are true types, shades shares of the row; red is wrong, grey silent."""
+        """A table, uint8 HWC RGB: rows are true types, shades shares of a row; red is wrong, grey silent."""
         font = ImageFont.load_default(12)
         rows, columns = ([_plain(name) for name in names] for names in (self.true, self.said))
         left, head = (
