@@ -109,28 +109,30 @@ def base(
     typer.echo(f"next: loomsight learn GOOD --name NAME --base {out}")
 
 
+_Base = Annotated[
+    Path,
+    typer.Option(help="The base that gets it; the program's own is copied there first if there is none."),
+]
+_Known = Annotated[
+    Path | None,
+    typer.Option(
+        help="Known fabrics with masks, or boxes for a detector; without it the loom weaves them.",
+        show_default=False,
+    ),
+]
+_Minutes = Annotated[
+    float | None, typer.Option(help="Time for everything; 60 if not given.", show_default=False)
+]
+_Steps = Annotated[int | None, typer.Option(help="Training steps at most.", show_default=False)]
+_Seed = Annotated[int | None, typer.Option(help="Of everything random, 0 if not given.", show_default=False)]
+_Json = Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")]
+
+
 @app.command()
 def detector(
-    *,
-    out: Annotated[
-        Path,
-        typer.Option(help="The base that gets it; the program's own is copied there first if there is none."),
-    ],
-    known: Annotated[
-        Path | None,
-        typer.Option(
-            help="Known fabrics with masks or boxes; without it the loom weaves them.", show_default=False
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Time for everything; 60 if not given.", show_default=False)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps at most.", show_default=False)] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of everything random, 0 if not given.", show_default=False)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
-) -> None:
+    *, out: _Base, known: _Known = None, minutes: _Minutes = None, steps: _Steps = None, seed: _Seed = None,
+    json: _Json = False,
+) -> None:  # fmt: skip
     """Train RT-DETR, which boxes defects and names their types.
 
     'loomsight learn --with detector --base OUT' then starts from it.
@@ -144,24 +146,9 @@ def detector(
 
 @app.command()
 def segmenter(
-    *,
-    out: Annotated[
-        Path,
-        typer.Option(help="The base that gets it; the program's own is copied there first if there is none."),
-    ],
-    known: Annotated[
-        Path | None,
-        typer.Option(help="Known fabrics with masks; without it the loom weaves them.", show_default=False),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Time for everything; 60 if not given.", show_default=False)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps at most.", show_default=False)] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of everything random, 0 if not given.", show_default=False)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON.")] = False,
-) -> None:
+    *, out: _Base, known: _Known = None, minutes: _Minutes = None, steps: _Steps = None, seed: _Seed = None,
+    json: _Json = False,
+) -> None:  # fmt: skip
     """Train the segmenter alone, which outlines defects.
 
     'loomsight learn --base OUT' then starts from it.

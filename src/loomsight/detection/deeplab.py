@@ -216,9 +216,9 @@ def naming_loss(logits: Float[Tensor, "b types i j"], types: Int[Tensor, "b i j"
     if not bool(known.any()):
         return 0.0 * logits.sum()
     which, said = types[known], logits.float().permute(0, 2, 3, 1)[known]
-    counts = torch.bincount(which, minlength=said.shape[1]).clamp(min=1).float()
+    counts = torch.bincount(which, minlength=said.shape[1])
     each = F.cross_entropy(said, which, reduction="none") / counts[which]
-    loss: Tensor = each.sum() / (counts > 1).sum().clamp(min=1)
+    loss: Tensor = each.sum() / (counts > 0).sum()
     return loss
 
 

@@ -81,7 +81,7 @@ class TorchEngine:
         """The type with most weight on the region, weighed by its score; looked at in its surroundings."""
         x0, y0, x1, y1 = region.box
         middle = (y0 + y1) // 2, (x0 + x1) // 2
-        sides = [min(max(high - low + 2 * BORDER, 2 * BORDER), _NAMED) for low, high in ((y0, y1), (x0, x1))]
+        sides = [min(high - low + 2 * BORDER, _NAMED) for low, high in ((y0, y1), (x0, x1))]
         spans = [
             (max(0, at - side // 2), min(room, at - side // 2 + side))
             for at, side, room in zip(middle, sides, rgb.shape[:2], strict=True)

@@ -101,6 +101,7 @@ class Material:
     parts: Mapping[str, list[DefectPart]] = field(init=False)
     defective: Mapping[str, list[LabelledPicture]] = field(init=False)
     flawless: Mapping[str, list[LabelledPicture]] = field(init=False)
+    _maps: dict[int, tuple[InstanceMap, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         parts: dict[str, list[DefectPart]] = {}
@@ -113,13 +114,19 @@ class Material:
             ]  # 24 fabrics of one folder weigh as much as one roll
             (defective if labelled else flawless).setdefault(collection, []).append(picture)
             if labelled and picture.mask is not None:
-                image, types = to_rgb(picture.image), instances_of(picture)
+                image, types = to_rgb(picture.image), self.instances(picture)
                 found = cut_parts(image, picture.mask, picture.fabric, types=types)
                 parts.setdefault(collection, []).extend(found)
         set_ = object.__setattr__
         set_(self, "parts", {name: found for name, found in parts.items() if found})
         set_(self, "defective", defective)
         set_(self, "flawless", flawless)
+
+    def instances(self, picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
+        """The instance map and the types of a known picture, computed once."""
+        if id(picture) not in self._maps:
+            self._maps[id(picture)] = instances_of(picture)
+        return self._maps[id(picture)]
 
     @property
     def grey(self) -> bool:
@@ -173,7 +180,7 @@ def types_in(material: Material, recipe: Recipe) -> tuple[str, ...]:
     """The types that its tiles can have, sorted; ``unknown`` among them where some have none."""
     found: set[str] = set()
     for picture in material.known:
-        found |= set(instances_of(picture)[1])
+        found |= set(material.instances(picture)[1])
     if "drawn" in recipe.arms:
         found |= set(DRAWN_KINDS)
     if set(recipe.arms) & {"perlin", *GENERATED}:
@@ -204,7 +211,6 @@ class TileMaker:
         self._good = [mirror_pad(to_rgb(image), self._window) for image in material.good]
         self._places, self._odds = rare_places(self._good, self._window)
         self._grey = material.grey
-        self._known_instances: dict[int, tuple[InstanceMap, tuple[str, ...]]] = {}
 
     def batch(self, k: int) -> list[TrainingTile]:
         """The tiles of step ``k``: synthetic ones, good ones, known ones, in the recipe's shares."""
@@ -284,19 +290,12 @@ class TileMaker:
             height, width = picture.image.shape[:2]
             window = random_window((max(height, size), max(width, size)), size, rng)
         image = to_rgb(mirror_pad(picture.image, size)[window])
-        instances, types = self._instances(picture)
+        instances, types = self._material.instances(picture)
         own = mirror_pad(instances, size)[window]
         marked = (own > 0).astype(np.float32)
         if picture.mask is None:  # boxes alone: which pixels are defective, nobody knows
             return TrainingTile(image, np.zeros_like(marked), 1 - marked, "real", own, types)
         return TrainingTile(image, marked, np.ones_like(marked), "real", own, types)
-
-    def _instances(self, picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
-        """The picture's instance map, computed once."""
-        key = id(picture)
-        if key not in self._known_instances:
-            self._known_instances[key] = instances_of(picture)
-        return self._known_instances[key]
 
 
 def rare_places(good: Sequence[Picture], size: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
