@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from loomsight.demo import DENIM
 from loomsight.fabric.flat_field import flat_field
 from loomsight.fabric.types import Picture
-from loomsight.loom import ClothSpec, weave
+from loomsight.loom import ClothSpec, weave, weave_roll
 
 WIDTH = 320
 
@@ -70,3 +71,19 @@ def test_a_picture_of_another_width_comes_back_as_it_is(clean: list[Picture]) ->
 def test_cloth_that_lies_still_is_not_taken_for_a_camera() -> None:
     still = [weave(ClothSpec(), 96, WIDTH, np.random.default_rng(seed)).image for seed in range(6)]
     assert flat_field(still) is None
+
+
+def test_ends_that_run_through_all_pictures_of_a_roll_are_not_taken_for_a_camera() -> None:
+    """Pictures of one roll share their ends, the coarse ones too, at the same columns."""
+    roll = weave_roll(
+        DENIM, np.random.default_rng([0, 1]), metres=0.92, frame_height=512, width=1024, defects_per_m2=0
+    )
+    pictures = [cloth.image for cloth in roll]
+    assert flat_field(pictures) is None
+    dusty = [image.copy() for image in pictures]
+    for image in dusty:
+        image[:, 500:502] = np.clip(image[:, 500:502] * 1.3, 0, 255).astype(np.uint8)
+    field = flat_field(dusty)
+    assert field is not None, "a real line in the same cloth is still found"
+    assert field.lines == 1
+    assert abs(int(np.argmax(np.abs(field.gains - 1))) - 500) <= 1
