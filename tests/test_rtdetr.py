@@ -104,12 +104,12 @@ def test_it_learns_where_and_what() -> None:
     for k in range(1000, 1003):
         made = batch(k)
         with torch.inference_mode():
-            logits, found = network(made["image"].float() / 255)
+            defect, types, found = network(made["image"].float() / 255)
         for picture, truth in enumerate(made["labels"]):
-            best = int(logits[picture].max(-1).values.argmax())
+            best = int(defect[picture].argmax())
             middle, half = truth["boxes"][0, :2], 0.5 * truth["boxes"][0, 2:]
             near = float((found[picture, best] - torch.cat([middle - half, middle + half])).abs().max()) < 0.1
-            right += near and int(logits[picture, best].argmax()) == int(truth["class_labels"][0])
+            right += near and int(types[picture, best].argmax()) == int(truth["class_labels"][0])
     assert right >= 9, f"{right} of 12"
 
 
@@ -151,11 +151,11 @@ def test_discrete_sampling_reads_the_nearest_cell() -> None:
     network = build("lite0", TYPES).eval()
     x = torch.rand(1, 3, SIDE, SIDE)
     with torch.inference_mode():
-        between, _ = network(x)
+        between, *_ = network(x)
         network.sample("discrete")
-        nearest, _ = network(x)
+        nearest, *_ = network(x)
         network.sample("bilinear")
-        again, _ = network(x)
+        again, *_ = network(x)
     assert torch.equal(between, again)
     assert nearest.shape == between.shape
     assert not torch.equal(between, nearest)
@@ -198,8 +198,9 @@ def test_a_detector_of_other_types_keeps_what_both_know() -> None:
     start_from(fresh, base.state_dict(), base.types)
     own, theirs = fresh.state_dict(), base.state_dict()
     head = "network.model.enc_score_head.weight"
-    assert torch.equal(own[head][0], theirs[head][1]), "hole"
-    assert torch.equal(own[head][1], before[1]), "stain is new"
+    assert torch.equal(own[head][0], theirs[head][0]), "any defect"
+    assert torch.equal(own[head][1], theirs[head][2]), "hole"
+    assert torch.equal(own[head][2], before[2]), "stain is new"
     key = "network.model.decoder.layers.0.self_attn.q_proj.weight"
     assert torch.equal(own[key], theirs[key])
     with pytest.raises(RuntimeError, match="weights"):

@@ -8,6 +8,12 @@ and ``resnet50`` are the published networks; their weights come from a user's fi
 The network sees tiles of one size at the camera's own resolution. Its boxes are relative to the tile, so
 tiles of another size change what a box of n pixels looks like to it: train and inspect with the same.
 
+Each query answers twice: how surely there is a defect of any type, and of which. So a defect of a type that
+nobody has labelled is boxed too, and what is rare need not be named before it is found.
+
+transformers initialises for weights that are loaded afterwards: its batch norms begin at a hundredth, and
+from there nothing is learned in ten thousand steps. What is not loaded begins here as its authors let it.
+
 A tile without any defect is the usual case here, so batches without boxes must train: nothing is divided
 by their number, and every parameter takes part in every loss, so that no process of several waits for a
 gradient that never comes.
@@ -15,11 +21,13 @@ gradient that never comes.
 ``discrete`` sampling is that of RT-DETRv2 (Lv et al., 2024): the nearest cell is read in place of four, so
 that an exported graph needs no GridSample.
 
-Read top to bottom: backbone, sampling, network, building, targets and training step.
+Read top to bottom: backbone, sampling, network, building, targets and training step. The loss stands in
+:mod:`~loomsight.detection.rtdetr_loss`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
 DetectorForm = Literal["lite0", "resnet18", "resnet50"]
 Sampling = Literal["bilinear", "discrete"]
 QUERIES = 300
+"""Boxes that a published form gives for a tile; ``lite0`` gives a third, which is plenty for 160 pixels."""
+_RARE = 0.01  # what a defect's probability begins with
 LEAST = 1.0
 """Pixels: a box is made at least this long and high, so that no area is zero."""
 
@@ -99,7 +109,7 @@ class Detector(nn.Module):
     """RT-DETR for the given types.
 
     Attributes:
-        types: what it tells apart; class k is ``types[k]``.
+        types: what it tells apart; type k is ``types[k]``.
         form: which network it is.
     """
 
@@ -108,28 +118,33 @@ class Detector(nn.Module):
     ) -> None:
         from transformers import RTDetrConfig, RTDetrForObjectDetection
 
+        from loomsight.detection.rtdetr_loss import rtdetr_loss
+
         super().__init__()
         self.types, self.form = tuple(types), form
-        self.network = RTDetrForObjectDetection(RTDetrConfig(**_settings(form), num_labels=len(self.types)))
+        config = RTDetrConfig(**_settings(form), num_labels=1 + len(self.types))  # class 0: any defect
+        self.network = RTDetrForObjectDetection(config)
+        _initialise(self.network)
         if form == "lite0":
             self.network.model.backbone.model = Lite0Levels(pretrained=pretrained)
-        self.network.loss_function = _in_float32(self.network.loss_function)
+        self.network.loss_function = _in_float32(rtdetr_loss)
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], labels: list[Boxes] | None = None
-    ) -> tuple[Float[Tensor, "b q classes"], Float[Tensor, "b q 4"]] | Float[Tensor, ""]:
+    ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q types"], Float[Tensor, "b q 4"]] | Float[Tensor, ""]:
         """Look at RGB pictures in [0, 1].
 
         Returns:
-            without labels, the logits of each query's classes, and its box, xyxy as shares of the tile;
-            with labels, the loss.
+            without labels, of each query the logit of any defect, those of each type, and the box, xyxy as
+            shares of the tile; with labels, the loss.
         """
         if labels is not None:
-            loss: Tensor = self.network(pixel_values=x, labels=labels).loss
+            shifted = [{"class_labels": own["class_labels"] + 1, "boxes": own["boxes"]} for own in labels]
+            loss: Tensor = self.network(pixel_values=x, labels=shifted).loss
             return loss + sum(0.0 * p.sum() for p in self._idle_without_boxes)
         out = self.network(pixel_values=x)
         middle, half = out.pred_boxes[..., :2], 0.5 * out.pred_boxes[..., 2:]
-        return out.logits, torch.cat([middle - half, middle + half], -1)
+        return out.logits[..., 0], out.logits[..., 1:], torch.cat([middle - half, middle + half], -1)
 
     @property
     def _idle_without_boxes(self) -> list[nn.Parameter]:
@@ -144,6 +159,26 @@ class Detector(nn.Module):
             layer.encoder_attn.attn = (
                 DiscreteSampling() if how == "discrete" else MultiScaleDeformableAttention()
             )
+
+
+def _initialise(network: nn.Module) -> None:
+    """As RT-DETR's authors begin a training; see the top of this module."""
+    from transformers.models.rt_detr.modeling_rt_detr import RTDetrMultiscaleDeformableAttention
+
+    model: Any = network.model
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.LayerNorm | nn.Embedding):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, RTDetrMultiscaleDeformableAttention):
+            network._init_weights(module)  # its sampling points begin as a star
+    for head in (model.enc_score_head, *model.decoder.class_embed):
+        nn.init.constant_(head.bias, -math.log(1 / _RARE - 1))
+    for head in (model.enc_bbox_head, *model.decoder.bbox_embed):
+        nn.init.zeros_(head.layers[-1].weight)  # a box begins as its anchor
 
 
 def _in_float32(loss_of: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,7 +201,6 @@ def _settings(form: DetectorForm) -> dict[str, Any]:
     common: dict[str, Any] = {
         "num_queries": QUERIES,
         "freeze_backbone_batch_norms": True,
-        "initializer_bias_prior_prob": 0.01,  # defects are rare: begin by saying so
     }
     if form == "resnet50":
         return {**common, "backbone_config": RTDetrResNetConfig(out_features=["stage2", "stage3", "stage4"])}
@@ -196,16 +230,18 @@ def _settings(form: DetectorForm) -> dict[str, Any]:
         ),
         "encoder_in_channels": levels,
         "feat_strides": [4, 8, 16],
-        "encoder_hidden_dim": 96,
+        "encoder_hidden_dim": 64,
         "encoder_ffn_dim": 256,
         "hidden_expansion": 0.5,
-        "d_model": 96,
-        "decoder_in_channels": [96, 96, 96],
+        "d_model": 64,
+        "decoder_in_channels": [64, 64, 64],
         "decoder_ffn_dim": 256,
         "decoder_layers": 3,
-        "encoder_attention_heads": 6,
-        "decoder_attention_heads": 6,
-        "num_denoising": 60,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "num_queries": 100,
+        "num_denoising": 30,
+        "attn_implementation": "eager",  # of a hundred queries: quicker on a CPU than the fused kernel
     }
 
 
@@ -265,7 +301,7 @@ def _load(network: Detector, path: Path) -> None:
 def start_from(network: Detector, weights: Mapping[str, Tensor], types: Sequence[str]) -> None:
     """Take over the weights of a detector of the same form that tells ``types`` apart.
 
-    Types that both know keep what was learned of them; new ones start afresh.
+    Types that both know keep what was learned of them, new ones start afresh; any defect is known to both.
 
     Raises:
         RuntimeError: they are of another form.
@@ -281,10 +317,11 @@ def start_from(network: Detector, weights: Mapping[str, Tensor], types: Sequence
             own[key] = given
             continue
         filled = value.clone()
-        for k, name in enumerate(network.types):
+        filled[0] = given[0]
+        for k, name in enumerate(network.types, 1):
             if name in types:
-                filled[k] = given[types.index(name)]
-        if len(value) > len(network.types):  # the row of no type at all, of the denoised queries
+                filled[k] = given[1 + types.index(name)]
+        if len(value) > 1 + len(network.types):  # the row of no defect at all, of the denoised queries
             filled[-1] = given[-1]
         own[key] = filled
     network.load_state_dict(own)
@@ -326,7 +363,7 @@ def targets(
 class DetectorTask:
     """How the training loop trains a detector: AdamW on what is not frozen, RT-DETR's own loss."""
 
-    def __init__(self, network: Detector, *, lr: float = 2e-3, weight_decay: float = 1e-4) -> None:
+    def __init__(self, network: Detector, *, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
         self.networks: Mapping[str, nn.Module] = {"detector": network}
         learning = [p for p in network.parameters() if p.requires_grad]
         self.optimizers = {"detector": torch.optim.AdamW(learning, lr=lr, weight_decay=weight_decay)}
@@ -346,7 +383,7 @@ def detection_loss(
     labels: list[Boxes],
     autocast: AbstractContextManager[object] | None = None,
 ) -> Float[Tensor, ""]:
-    """RT-DETR's loss: varifocal, L1 and generalised IoU, of every layer and of the denoised queries.
+    """RT-DETR's loss: classes, L1 and generalised IoU, of every layer and of the denoised queries.
 
     Args:
         network: a :class:`Detector`, or one wrapped for several processes.

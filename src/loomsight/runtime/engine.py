@@ -111,10 +111,10 @@ class TorchEngine:
         return scores
 
 
-SHARED = 64
+SHARED = 48
 """Pixels that neighbouring tiles of a detector share at least: what is smaller lies whole in one of them."""
 FAINT = 0.02
-"""A box with a lower score is not kept: a detector gives 300 for each tile."""
+"""A box with a lower score is not kept: a detector gives a hundred and more for each tile."""
 _MOST = 50  # boxes of a tile, the surest
 
 
@@ -151,8 +151,8 @@ class TorchDetector:
         self, tiles: list[Tile], pixels: UInt8[NDArray[np.uint8], "b h w 3"], room: tuple[int, int]
     ) -> list[TileBoxes]:
         x = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
-        logits, boxes = self._network(x)
-        scores, classes = logits.float().sigmoid().max(-1)
+        defect, types, boxes = self._network(x)
+        scores, classes = defect.float().sigmoid(), types.argmax(-1)
         height, width = room
         looked = []
         for tile, own, score, kind in zip(

@@ -62,6 +62,8 @@ class Recipe(Config):
     tile: PositiveInt = 160  # pixels a side
     batch: PositiveInt = 8  # tiles a step
     stretch: float = Field(0.25, ge=0, le=1)  # how far tiles are drawn along warp and weft, at most
+    most: PositiveInt = 2  # defects made in one tile
+    another: float = Field(1 / 3, ge=0, le=1)  # chance of a further one, until there are so many
 
     @field_validator("arms")
     @classmethod
@@ -163,7 +165,7 @@ def _drawn(_: Material, cloth: Picture, rng: np.random.Generator) -> Made:
 
 
 ARMS: Mapping[str, Arm] = {"paste": _paste, "poisson": _poisson, "perlin": _perlin, "drawn": _drawn}
-_OFTEN_TWO = ("paste", "poisson", "drawn")  # arms that make a second defect in a third of their tiles
+_SEVERAL = ("paste", "poisson", "drawn")  # arms that make several defects in a tile
 ARM_NAMES = (*SOURCE_ONLY, *ARMS, *GENERATED)
 
 
@@ -249,20 +251,22 @@ class TileMaker:
         )
 
     def _made(self, arm: str, size: int, rng: np.random.Generator) -> TrainingTile:
+        types: tuple[str, ...]
         if arm in GENERATED:
             samples = self._material.made[arm]
             sample = samples[int(rng.integers(len(samples)))]
             cloth, image, instances = sample.cloth, sample.image, sample.mask.astype(np.int16)
-            types: tuple[str, ...] = (UNKNOWN,)
+            types = (UNKNOWN,)
         else:
-            cloth = self.cloth(rng, size)
-            image, mask, kind = ARMS[arm](self._material, cloth, rng)
-            instances = mask.astype(np.int16)
-            types = (kind,)
-            if arm in _OFTEN_TWO and rng.random() < 1 / 3:
+            cloth = image = self.cloth(rng, size)
+            instances, types = np.zeros((size, size), np.int16), ()
+            while True:
                 image, mask, kind = ARMS[arm](self._material, image, rng)
-                instances[mask] = 2
                 types = (*types, kind)
+                instances[mask] = len(types)
+                full = arm not in _SEVERAL or len(types) == self._recipe.most
+                if full or rng.random() >= self._recipe.another:
+                    break
         if self._grey and image is not cloth:  # a grey camera sees no coloured stain
             image = to_rgb(to_grey(image))
         target = (instances > 0).astype(np.float32)
