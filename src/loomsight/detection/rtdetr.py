@@ -174,7 +174,7 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, RTDetrMultiscaleDeformableAttention):
-            network._init_weights(module)  # its sampling points begin as a star
+            model._init_weights(module)  # its sampling points begin as a star
     for head in (model.enc_score_head, *model.decoder.class_embed):
         nn.init.constant_(head.bias, -math.log(1 / _RARE - 1))
     for head in (model.enc_bbox_head, *model.decoder.bbox_embed):

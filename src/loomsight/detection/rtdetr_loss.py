@@ -97,8 +97,8 @@ def rtdetr_loss(  # noqa: PLR0917 — called by transformers
     outputs: dict[str, Any] = {}
     if denoising_meta_values is not None:
         parts = denoising_meta_values["dn_num_split"]
-        noised_logits, layer_logits = layer_logits.split(parts, 2)
-        noised_boxes, layer_boxes = layer_boxes.split(parts, 2)
+        noised_logits, layer_logits = torch.split(layer_logits, parts, 2)
+        noised_boxes, layer_boxes = torch.split(layer_boxes, parts, 2)
         outputs["dn_auxiliary_outputs"] = _layers(noised_logits, noised_boxes)
         outputs["denoising_meta_values"] = denoising_meta_values
     *earlier, last = _layers(layer_logits, layer_boxes)
