@@ -44,9 +44,19 @@ def test_what_one_sees_clearly_is_found_without_the_other() -> None:
 def test_what_both_see_faintly_is_found_and_what_one_sees_faintly_is_not() -> None:
     faint = score_map((50, 40, 60, 50, 0.35), (150, 40, 160, 50, 0.35))
     (found,) = fuse(faint, [box(49, 39, 61, 51, 0.2), box(20, 80, 30, 90, 0.2)], POINT)
-    assert found.box == (50, 40, 60, 50), "the segmenter's: the detector is not sure how far it reaches"
-    assert found.type == "unknown"
+    assert found.box == (49, 39, 61, 51)
+    assert found.type == "slub"
     assert found.score >= 0.5
+
+
+def test_a_region_does_not_tie_boxes_together() -> None:
+    long = score_map((10, 50, 190, 53, 0.9))
+    found = fuse(long, [box(10, 48, 100, 55, 0.6), box(110, 48, 190, 55, 0.5, "hole")], POINT)
+    assert [(one.box, one.type) for one in found] == [
+        ((10, 48, 100, 55), "slub"),
+        ((110, 48, 190, 55), "hole"),
+    ]
+    assert found[0].area == 540, "its shape goes to the surest"
 
 
 def test_pieces_that_one_box_holds_are_one_defect() -> None:

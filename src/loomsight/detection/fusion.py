@@ -1,10 +1,12 @@
-"""One answer from two networks: type and box from the detector where it is sure, shape from the segmenter.
+"""One answer from two networks: type and box from the detector, shape from the segmenter.
 
 Each network's score is counted from its own threshold, in logits: its *margin*. A region of the score map
-and a box that lie on the same cloth are one defect, and their margins add up as evidence does:
-log(eᵃ + eᵇ + eᵃ⁺ᵇ). So a defect that one network sees clearly is found though the other does not see it, and
-one that both see faintly, each a little below its threshold, is found as well; what one sees faintly and the
-other not at all is not. The fused threshold is set on good cloth again, by the same promise.
+joins the surest box that it lies on, as the shape of that defect, and their margins add up as evidence does:
+log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no region ties two boxes together: a streak of faint
+regions would make one box of a whole picture. So a defect that one network sees clearly is found though the
+other does not see it, and one that both see faintly, each a little below its threshold, is found as well;
+what one sees faintly and the other not at all is not. The fused threshold is set on good cloth again, by the
+same promise.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import UNKNOWN, Region, ScoreMap
 
-REACH = 2.0
+REACH = 3.0
 """Logits below its threshold to which a network's answer counts, if the other agrees."""
 _NEAR = 4  # pixels between a region and a box of one defect
 _SURE = 1e-6  # from 0 and 1: a score's logit stays finite
@@ -51,7 +53,7 @@ def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[R
     Returns:
         regions at or above the fused threshold, whose ``score`` is on the segmenter's scale: its own
         threshold is where the fused one lies. A defect that the segmenter does not see has the area and the
-        length of its box; one of which the detector is not sure has the segmenter's box and type "unknown".
+        length of its box; one that the detector does not see has the segmenter's box and type "unknown".
     """
     found = [_region(group, point) for group in evidence(score, boxes, point) if group.margin >= point.margin]
     return sorted(found, key=lambda region: (-region.score, region.box))
@@ -59,42 +61,32 @@ def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[R
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What both networks say of one defect: its regions, its boxes, and the margin of both together."""
+    """What both networks say of one defect: its regions, its box if it has one, and the margin of both."""
 
     regions: tuple[Region, ...]
-    boxes: tuple[Region, ...]
+    box: Region | None
     margin: float
 
 
 def evidence(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Evidence]:
     """Every possible defect of a picture with its margin, in no order."""
     low = _sigmoid(_logit(point.segmenter) - REACH)
-    shaped = find_regions(score, point.segmenter, min_area=point.min_area, merge_gap=point.merge_gap)
+    regions = find_regions(score, point.segmenter, min_area=point.min_area, merge_gap=point.merge_gap)
     for faint in find_regions(score, low, min_area=point.min_area, merge_gap=point.merge_gap):
         if faint.score < point.segmenter:
-            shaped.append(faint)
+            regions.append(faint)
     faint_box = _sigmoid(_logit(point.detector) - REACH)
-    kept = [box for box in boxes if box.score >= faint_box]
-    group = list(range(len(shaped) + len(kept)))
-
-    def root(k: int) -> int:
-        while group[k] != k:
-            k = group[k]
-        return k
-
-    for i, region in enumerate(shaped):
-        for j, box in enumerate(kept):
-            if _on_one_defect(region, box):
-                group[root(len(shaped) + j)] = root(i)
-    members: dict[int, tuple[list[Region], list[Region]]] = {}
-    for k in range(len(group)):
-        own = members.setdefault(root(k), ([], []))
-        own[k >= len(shaped)].append(shaped[k] if k < len(shaped) else kept[k - len(shaped)])
-    return [
-        Evidence(tuple(regions), tuple(seen), _together(_margin(regions, point.segmenter),
-                                                         _margin(seen, point.detector)))
-        for regions, seen in members.values()
-    ]  # fmt: skip
+    kept = sorted((box for box in boxes if box.score >= faint_box), key=lambda box: -box.score)
+    of_box: list[list[Region]] = [[] for _ in kept]
+    alone = []
+    for region in regions:
+        k = next((k for k, box in enumerate(kept) if _on_one_defect(region, box)), None)
+        (alone if k is None else of_box[k]).append(region)
+    together = [
+        Evidence(tuple(own), box, _together(_margin(own, point.segmenter), _margin([box], point.detector)))
+        for box, own in zip(kept, of_box, strict=True)
+    ]
+    return together + [Evidence((one,), None, _margin([one], point.segmenter)) for one in alone]
 
 
 def _on_one_defect(region: Region, box: Region) -> bool:
@@ -121,22 +113,17 @@ def _together(a: float, b: float) -> float:
 
 def _region(group: Evidence, point: FusionPoint) -> Region:
     score = _sigmoid(group.margin - point.margin + _logit(point.segmenter))
-    named = max(group.boxes, key=lambda box: box.score, default=None)
-    # a box that the detector alone would not report says that something is there, not how far it reaches
-    sure = [box for box in group.boxes if box.score >= point.detector]
-    corners = np.array([one.box for one in sure or group.regions or group.boxes])
-    x0, y0 = (int(v) for v in corners[:, :2].min(axis=0))
-    x1, y1 = (int(v) for v in corners[:, 2:].max(axis=0))
+    if group.box is None:
+        return replace(group.regions[0], score=score, type=UNKNOWN)
     if not group.regions:
-        assert named is not None  # noqa: S101 — there is one or the other
-        return replace(named, box=(x0, y0, x1, y1), area=(x1 - x0) * (y1 - y0), score=score)
-    kind = named.type if named is not None and sure else UNKNOWN
+        x0, y0, x1, y1 = group.box.box
+        return replace(group.box, area=(x1 - x0) * (y1 - y0), score=score)
     # the pieces of one defect that a box holds together: as long as they reach
     all_of = np.array([one.box for one in group.regions])
     reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
     length = group.regions[0].length if len(group.regions) == 1 else float(reach)
     area = sum(one.area for one in group.regions)
-    return Region((x0, y0, x1, y1), area, length, score, kind)
+    return Region(group.box.box, area, length, score, group.box.type)
 
 
 def _logit(p: float) -> float:
