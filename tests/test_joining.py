@@ -69,6 +69,31 @@ def test_faint_boxes_never_make_a_sure_one_longer() -> None:
     assert regions[1].score == pytest.approx(0.05)
 
 
+LEFT, RIGHT = plan_tiles(160, 272, tile=160, overlap=48)
+
+
+def one_box(tile: Tile, box: tuple[float, float, float, float], score: float) -> TileBoxes:
+    return TileBoxes(tile, np.array([box], np.float32), np.array([score], np.float32), np.array([0]))
+
+
+def test_what_two_tiles_see_whole_has_the_surer_ones_box() -> None:
+    seen = [one_box(LEFT, (118, 58, 150, 70), 0.5), one_box(RIGHT, (120, 60, 153, 75), 0.7)]
+    assert [region.box for region in join_tiles(seen, TYPES)] == [(120, 60, 153, 75)]
+
+
+def test_a_whole_takes_up_its_piece_though_the_piece_is_surer() -> None:
+    seen = [one_box(LEFT, (130, 60, 160, 64), 0.9), one_box(RIGHT, (130, 60, 200, 64), 0.7)]
+    (found,) = join_tiles(seen, TYPES)
+    assert found.box == (130, 60, 200, 64)
+    assert found.score == pytest.approx(0.9)
+
+
+def test_a_whole_that_a_cut_box_only_touches_is_not_made_longer() -> None:
+    """Two answers that agree in the overlap, of which only one goes on: no defect reaches that far."""
+    seen = [one_box(LEFT, (20, 60, 160, 80), 0.5), one_box(RIGHT, (118, 60, 158, 80), 0.7)]
+    assert join_tiles(seen, TYPES)[0].box == (118, 60, 158, 80)
+
+
 def test_nothing_found_is_no_region() -> None:
     assert join_tiles([], TYPES) == []
     assert join_tiles([seen_by(Tile(0, 0, 224, 224), [])], TYPES) == []

@@ -78,7 +78,7 @@ def evidence(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> li
     faint_box = _sigmoid(_logit(point.detector) - REACH)
     kept = sorted((box for box in boxes if box.score >= faint_box), key=lambda box: -box.score)
     of_box: list[list[Region]] = [[] for _ in kept]
-    alone = []
+    alone: list[Region] = []
     for region in regions:
         k = next((k for k, box in enumerate(kept) if _on_one_defect(region, box)), None)
         (alone if k is None else of_box[k]).append(region)

@@ -4,11 +4,13 @@ Neighbouring tiles overlap. Where they do, both look at the same cloth, so two b
 they agree there: each is cut to the overlap, and what is left of them coincides. What then becomes of the
 less sure one depends on why there are two:
 
-* a tile's inner border cuts the defect, so each tile saw a *piece*: the pieces of one defect, from as many
-  tiles as it crosses, become their union;
+* each tile's border cuts the defect where the other tile goes on, so each saw a *piece*: the pieces of one
+  defect, from as many tiles as it crosses, become their union;
+* one saw a piece and the other all of it: the whole takes the piece up;
 * both saw all of it, or one tile answered twice: the surer box stays, as in non-maximum suppression.
 
-Plain suppression would keep the longest piece of a thread and report the others as defects of their own.
+Plain suppression would keep the longest piece of a thread and report the others as defects of their own. Any
+other union is wrong: boxes of which a detector is not sure lie everywhere, and would make up giants.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ AGREED = 0.3
 """Intersection over union, in the overlap of two tiles, from which two boxes are of one defect."""
 DOUBLED = 0.6
 """Intersection over union within a tile from which two boxes are of one defect."""
-PIECE = 0.4
+PIECE = 0.6
 """A piece is at least this share as sure as the surest of its defect: a faint box extends no sure one."""
 _SLACK = 2.0  # pixels that a box may be off: threads are three pixels wide
-_CUT = 4.0  # pixels from a tile's inner border: a box that ends nearer is cut by it
+_CUT = 4.0  # pixels from a tile's border: a box that ends nearer is cut by it
+_TAKEN = 0.8  # of a piece's area that lies in the whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,7 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
     scores = np.concatenate([one.scores for one in found])
     classes = np.concatenate([one.classes for one in found])
     owner = np.repeat(np.arange(len(found)), [len(one.boxes) for one in found])
-    whole = _bounds([one.tile for one in found])
-    cut = np.concatenate([_is_cut(one, whole) for one in found])
+    tiles = np.array([(one.tile.x0, one.tile.y0, one.tile.x1, one.tile.y1) for one in found])[owner]
     groups: list[list[int]] = []  # of each defect its pieces, the surest first
     group_of = np.full(len(boxes), -1)
     for k in np.argsort(-scores, kind="stable"):
@@ -77,7 +79,9 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
             group_of[k] = len(groups)
             groups.append([int(k)])
             continue
-        pieces = alike[(owner[alike] != owner[k]) & (cut[alike] | cut[k])]
+        cut = _is_cut(boxes[alike], tiles[alike], tiles[k])
+        met = cut & (_is_cut(boxes[k], tiles[k], tiles[alike]) | _lies_in(boxes[alike], boxes[k]))
+        pieces = alike[met & (owner[alike] != owner[k])]
         joined = sorted(
             {int(group_of[j]) for j in pieces if scores[k] >= PIECE * scores[groups[group_of[j]][0]]}
         )
@@ -114,24 +118,28 @@ def _alike(
     return np.concatenate(alike) if alike else np.zeros(0, np.intp)
 
 
-def _bounds(tiles: Sequence[Tile]) -> tuple[int, int, int, int]:
-    """What all tiles cover together: x0, y0, x1, y1."""
-    return (
-        min(tile.x0 for tile in tiles), min(tile.y0 for tile in tiles),
-        max(tile.x1 for tile in tiles), max(tile.y1 for tile in tiles),
-    )  # fmt: skip
-
-
-def _is_cut(one: TileBoxes, whole: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """Which boxes end at a border of their tile where the picture goes on."""
-    x0, y0, x1, y1 = one.boxes.T
-    tile = one.tile
+def _is_cut(
+    boxes: Float[NDArray[np.float32], "*n 4"],
+    tiles: Int[NDArray[np.int64], "*n 4"],
+    others: Int[NDArray[np.int64], "*m 4"],
+) -> NDArray[np.bool_]:
+    """Which boxes end at a border of their own tile beyond which the other tile goes on."""
+    (x0, y0, x1, y1), (left, top, right, bottom), other = boxes.T, tiles.T, others.T
     return np.asarray(
-        ((x0 < tile.x0 + _CUT) & (tile.x0 > whole[0]))
-        | ((y0 < tile.y0 + _CUT) & (tile.y0 > whole[1]))
-        | ((x1 > tile.x1 - _CUT) & (tile.x1 < whole[2]))
-        | ((y1 > tile.y1 - _CUT) & (tile.y1 < whole[3]))
+        ((x0 < left + _CUT) & (other[0] < left) & (left < other[2]))
+        | ((y0 < top + _CUT) & (other[1] < top) & (top < other[3]))
+        | ((x1 > right - _CUT) & (other[0] < right) & (right < other[2]))
+        | ((y1 > bottom - _CUT) & (other[1] < bottom) & (bottom < other[3]))
     )
+
+
+def _lies_in(
+    pieces: Float[NDArray[np.float32], "n 4"], whole: Float[NDArray[np.float32], " 4"]
+) -> NDArray[np.bool_]:
+    low, high = whole[:2] - _SLACK, whole[2:] + _SLACK
+    sides = np.minimum(pieces[:, 2:], high) - np.maximum(pieces[:, :2], low)
+    shared = np.prod(np.clip(sides, 0, None), axis=1)
+    return np.asarray(shared >= _TAKEN * np.prod(pieces[:, 2:] - pieces[:, :2], axis=1))
 
 
 def _zone(a: Tile, b: Tile) -> tuple[int, int, int, int] | None:
