@@ -43,7 +43,7 @@ from loomsight.fabric.instances import boxes_of, instances_of
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import LabelledPicture, Picture, Region
 from loomsight.learn.cloth import part
-from loomsight.learn.detector import DetectorSettings, calibrate_fusion, train_detector
+from loomsight.learn.detector import DetectorSettings, base_detector, calibrate_fusion, train_detector
 from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, calibrate, train_segmenter
 from loomsight.progress import LineProgress
 from loomsight.runtime.engine import TorchDetector, TorchEngine
@@ -199,9 +199,8 @@ def train(
     material, progress, made = Material(good.learn, known), LineProgress(sys.stderr, 60), Trained()
     began = time.monotonic()
     if wanted & {"detector", "fused"}:
-        base, settings = Base.open(asked.base), DetectorSettings()
-        built: Any = base.card.networks.get("detector")
-        start = None if built is None else (base.weights("detector"), tuple(built["types"]))
+        settings = DetectorSettings()
+        start = base_detector(Base.open(asked.base), settings.form)
         network, _ = train_detector(
             material, recipe, settings, start=start, steps=asked.steps, seed=seed, progress=progress
         )

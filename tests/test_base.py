@@ -214,6 +214,12 @@ def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path
     facts = made.card.provenance["detector"]
     assert isinstance(facts, dict)
     assert facts["steps"] == 6
+    assert facts["skipped"] == 0
+    assert "after" not in facts, "it began from nothing"
+    further = train_network("detector", None, out=out, settings=TINY, detector=small)
+    told = further.card.provenance["detector"]
+    assert isinstance(told, dict)
+    assert told["after"] == facts, "it went on from the first one"
     before, after = base.weights("segmenter"), made.weights("segmenter")
     assert all(np.array_equal(before[key], after[key]) for key in before)
     longer = TINY.model_copy(update={"steps": 8})

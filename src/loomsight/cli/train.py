@@ -135,6 +135,7 @@ def detector(
 ) -> None:  # fmt: skip
     """Train RT-DETR, which boxes defects and names their types.
 
+    It goes on from the base's detector, at first the program's own, which knows woven cloth.
     'loomsight learn --with detector --base OUT' then starts from it.
 
     Examples:

@@ -17,7 +17,7 @@ from loomsight.config import Config
 from loomsight.datasets import read_dataset
 from loomsight.errors import DatasetError
 from loomsight.fabric.types import LabelledPicture
-from loomsight.learn.detector import DetectorSettings, train_detector
+from loomsight.learn.detector import DetectorSettings, base_detector, train_detector
 from loomsight.learn.segmenter import SegmenterSettings, train_segmenter
 from loomsight.loom import ClothSpec, weave
 from loomsight.progress import Progress
@@ -88,7 +88,7 @@ def train_network(
     detector: DetectorSettings | None = None,
     progress: Progress | None = None,
 ) -> Base:
-    """Train one network on known fabrics and put it into a base.
+    """Train one network on known fabrics and put it into a base; a detector goes on from the base's own.
 
     Args:
         which: the network.
@@ -121,8 +121,9 @@ def train_network(
     common["progress"] = progress
     network: nn.Module
     built: dict[str, Any]
+    start = base_detector(old, detector.form) if which == "detector" else None
     if which == "detector":
-        network, history = train_detector(material, recipe, detector, **common)
+        network, history = train_detector(material, recipe, detector, start=start, **common)
         built = {"form": detector.form, "types": list(network.types), "tile": detector.tile}
     else:
         network, history = train_segmenter(material, recipe, SegmenterSettings(), **common)
@@ -130,10 +131,13 @@ def train_network(
     facts = {
         "known": told,
         "steps": history.steps,
+        "skipped": history.skipped,
         "seed": settings.seed,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "machine": f"{platform.machine()}, {_threads()} threads",
     }
+    if start is not None:
+        facts["after"] = old.card.provenance.get(which, {})
     return old.with_network(out, which, network, built, facts)
 
 

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from loomsight.base import Base
 from loomsight.config import Config
 from loomsight.detection.fusion import FusionPoint, evidence
 from loomsight.detection.rtdetr import (
@@ -37,8 +39,10 @@ LEAST_PIXELS = 3
 """Of a defect that the tile's border cuts: with less in the tile it is no target there."""
 
 
-FEW_STEPS = 3000
-"""Training steps, without those of its start: with fewer a detector is sure of little."""
+FEW_STEPS = 150
+"""Training steps from a base's detector: with fewer it does not know the new cloth yet."""
+FEW_STEPS_AFRESH = 3000
+"""Training steps from nothing but ImageNet's features: with fewer it is sure of little."""
 
 
 class DetectorSettings(Config):
@@ -93,10 +97,20 @@ def learn_detector(
     own, fusion = calibrate_fusion(point, maps, [looking.detect(image) for image in good], rate)
     card = DetectorCard(form=settings.form, types=network.types, tile=settings.tile, fusion=fusion)
     doubts = []
-    if history.steps < FEW_STEPS:
-        text = f"only {history.steps} training steps of the detector were done, {FEW_STEPS} make a sure one"
+    enough = FEW_STEPS_AFRESH if start is None else FEW_STEPS
+    if history.steps < enough:
+        text = f"only {history.steps} training steps of the detector were done, {enough} make a sure one"
         doubts.append(Doubt("short", f"{text}: give more --minutes"))
     return LearnedDetector(network, history, own, card, doubts)
+
+
+def base_detector(base: Base | None, form: DetectorForm) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    """A base's detector, if it has one of this form, and the types which that tells apart: what a training
+    starts from."""
+    built = base.card.networks.get("detector") if base is not None else None
+    if base is None or built is None or built["form"] != form:
+        return None
+    return base.weights("detector"), tuple(str(name) for name in cast("list[str]", built["types"]))
 
 
 def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:

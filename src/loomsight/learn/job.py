@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
-from loomsight.learn.detector import DetectorSettings, LearnedDetector, learn_detector
+from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_detector, learn_detector
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
 from loomsight.learn.trial import TRIED, Trial, try_made
@@ -182,7 +182,7 @@ def learn(
             settings.recipe,
             settings.detector,
             beside=(point, maps, cloth.judge, rate),
-            start=_detector_start(opened, settings),
+            start=base_detector(opened, settings.detector.form),
             steps=settings.steps,
             seconds=max(DETECTOR_SHARE * left, 10.0),
             seed=settings.seed,
@@ -301,16 +301,6 @@ def _start(opened: Base | None, base: Path | None, settings: LearnSettings) -> d
     if opened is None or base is None or settings.segmenter.form != "lite":
         return None
     return opened.weights("segmenter")
-
-
-def _detector_start(
-    base: Base | None, settings: LearnSettings
-) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
-    """The base's detector, if it has one of this form, and the types which that tells apart."""
-    built = base.card.networks.get("detector") if base is not None else None
-    if base is None or built is None or settings.detector is None or built["form"] != settings.detector.form:
-        return None
-    return base.weights("detector"), tuple(str(name) for name in cast("list[str]", built["types"]))
 
 
 def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:
