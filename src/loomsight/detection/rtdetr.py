@@ -366,7 +366,9 @@ class DetectorTask:
     def __init__(self, network: Detector, *, lr: float = 1e-3, weight_decay: float = 1e-4) -> None:
         self.networks: Mapping[str, nn.Module] = {"detector": network}
         learning = [p for p in network.parameters() if p.requires_grad]
-        self.optimizers = {"detector": torch.optim.AdamW(learning, lr=lr, weight_decay=weight_decay)}
+        self.optimizers = {
+            "detector": torch.optim.AdamW(learning, lr=lr, weight_decay=weight_decay, fused=True)
+        }
         self._network = network
 
     def step(self, batch: DetectorBatch, context: Context) -> dict[str, Tensor]:
