@@ -2,6 +2,7 @@
 
     python benchmarks/detection.py --data ../shared/data --sets aitex_f00,aitex_f01,aitex_f03,aitex_f04
     python benchmarks/detection.py --data ../shared/data --sets tilda_c1r1,tilda_c1r3
+    python benchmarks/detection.py --data ../shared/data --sets aitex_f04 --views held-back --arms drawn
 
 A set is a new fabric. For AITEX it is a fold of ``new_fabric.py``: ten good pictures are seen, all other
 fabrics are known. For TILDA the other of its two fabrics is known, and of the new one the cloth beside the
@@ -10,10 +11,11 @@ boxes of ten source pictures is seen; whole sources are seen or tested, never pa
 Networks: ``detector``, ``segmenter`` (its regions are its boxes), or ``fused``, which trains both. Views:
 ``tiles`` at native resolution, or ``letterbox``: pictures shrunk until the longer side is 640 px, as a
 letterbox of 640 does, and the boxes brought back; everything else is the same. TILDA's pictures are smaller
-than that, and are looked at in tiles alone. Arms: ``none`` learns from known fabrics alone, ``drawn`` from
-defects drawn into the new fabric too. Figures: COCO's average precision without regard to type, for TILDA
-also by type (``typed``: AP50, the mean of its four types), and the share of defects touched at 1, 4 and 10
-false alarms per megapixel.
+than that, and are looked at in tiles alone. ``held-back`` is what choices are made by: no test picture, but
+the new fabric's good cloth that the training does not see, with and without defects drawn into it. Arms:
+``none`` learns from known fabrics alone, ``drawn`` from defects drawn into the new fabric too. Figures:
+COCO's average precision without regard to type, for TILDA also by type (``typed``: AP50, the mean of its
+four types), and the share of defects touched at 1, 4 and 10 false alarms per megapixel.
 
 Finished rows are kept in the results file and not computed again. The last line printed is the rows as JSON.
 """
@@ -47,11 +49,12 @@ from loomsight.learn.detector import DetectorSettings, base_detector, calibrate_
 from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, calibrate, train_segmenter
 from loomsight.progress import LineProgress
 from loomsight.runtime.engine import TorchDetector, TorchEngine
-from loomsight.synthesis.recipe import Material, Recipe, types_in
+from loomsight.synthesis.recipe import Material, Recipe, TileMaker, types_in
 
 SETS = "aitex_f00,aitex_f01,aitex_f03,aitex_f04,tilda_c1r1,tilda_c1r3"
 COLUMNS = ("ap", "ap50", "ap_small", "typed", "recall_1", "recall_4", "recall_10", "minutes")
 LONGEST = 640  # pixels of a letterbox
+HELD_BACK = 30  # batches of four pictures with drawn defects
 SEEN = 10  # good pictures, or source pictures, of the new fabric
 KEY = ("set", "network", "view", "arm", "seed", "steps")
 ALARMS = AlarmRate.per_megapixel(1.0)
@@ -144,6 +147,16 @@ def beside_boxes(picture: LabelledPicture) -> Picture:
     )
 
 
+def held_back(seen: list[Picture], known: list[LabelledPicture]) -> list[LabelledPicture]:
+    """The cloth that no training sees: pieces of four tiles with drawn defects, and all of it as it is."""
+    judge = part(seen).judge
+    recipe = Recipe(arms=("drawn",), synthetic=1.0, good=0.0, tile=256, batch=4, stretch=0)
+    maker = TileMaker(recipe, Material(judge, known), seed=999)
+    pieces = [piece for k in range(HELD_BACK) for piece in maker.batch(k)]
+    drawn = [LabelledPicture(one.image, one.instances > 0) for one in pieces if one.instances is not None]
+    return drawn + [LabelledPicture(image, np.zeros(image.shape[:2], np.bool_)) for image in judge]
+
+
 def shrunk(picture: LabelledPicture) -> LabelledPicture:
     """A picture as a letterbox shows it, its labels too; smaller ones stay."""
     height, width = picture.image.shape[:2]
@@ -168,8 +181,8 @@ class Trained:
     fusion: FusionPoint | None = None
     minutes: dict[str, float] = field(default_factory=dict)
 
-    def look(self, image: Picture) -> dict[str, list[Region]]:
-        """The regions of a picture by each network, the faint ones too."""
+    def look(self, image: Picture, *, named: bool) -> dict[str, list[Region]]:
+        """The regions of a picture by each network, the faint ones too; the segmenter's with types if so."""
         found: dict[str, list[Region]] = {}
         if self.detector is not None:
             found["detector"] = self.detector.detect(image)
@@ -179,7 +192,7 @@ class Trained:
         how = {"min_area": MIN_AREA, "merge_gap": MERGE_GAP}
         faint = [region for region in find_regions(score, 0.05, **how) if region.score < 0.5]
         surest = sorted(find_regions(score, 0.5, **how) + faint, key=lambda region: -region.score)[:MOST]
-        found["segmenter"] = self.segmenter.name(image, surest)
+        found["segmenter"] = self.segmenter.name(image, surest) if named else surest
         if self.detector is not None and self.fusion is not None:
             found["fused"] = fuse(score, found["detector"], replace(self.fusion, margin=-8.0))
         return found
@@ -236,6 +249,9 @@ def measure(
     if view == "letterbox":
         seen = [shrunk(LabelledPicture(image)).image for image in seen]
         known = [shrunk(picture) for picture in known]
+    if view == "held-back":
+        test = held_back(seen, known)
+    typed_too = test[0].mask is None
     made = train(seen, known, set(wanted), asked=asked, recipe=Recipe(arms=(arm,)), seed=seed)
     kinds = tuple(sorted({name for picture in test for name in picture.types}))
     scores = {name: BoxScores() for name in wanted}
@@ -243,20 +259,21 @@ def measure(
     for picture in test:
         view_of = shrunk(picture) if view == "letterbox" else picture
         back = picture.image.shape[1] / view_of.image.shape[1]
-        found = made.look(view_of.image)
+        found = made.look(view_of.image, named=typed_too)
         instances, types = instances_of(picture)
         boxes, which = boxes_of(instances)
         named = [types[k - 1] for k in which]
         for name in wanted:
             regions = [_back(region, back) for region in found[name]]
             scores[name].add(regions, boxes, named, instances.shape)
-            typed[name].add(regions, boxes, named, instances.shape)
+            if typed_too:
+                typed[name].add(regions, boxes, named, instances.shape)
     rows = []
     for name in wanted:
         figures = scores[name].figures()
         row: dict[str, Any] = {"network": name, "view": view, "arm": arm, "seed": seed, "steps": asked.steps}
         row |= {"ap": figures.ap, "ap50": figures.ap50, "ap_small": figures.ap_small}
-        row["typed"] = typed[name].figures().ap50 if test[0].mask is None else None
+        row["typed"] = typed[name].figures().ap50 if typed_too else None
         row |= {f"recall_{rate}": scores[name].recall_at(rate) for rate in (1, 4, 10)}
         row["minutes"] = made.minutes[name]
         rows.append(row)
