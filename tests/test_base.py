@@ -214,7 +214,7 @@ def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path
     facts = made.card.provenance["detector"]
     assert isinstance(facts, dict)
     assert facts["steps"] == 6
-    assert facts["skipped"] == 0
+    assert facts["skipped_steps"] == 0
     assert "after" not in facts, "it began from nothing"
     further = train_network("detector", None, out=out, settings=TINY, detector=small)
     told = further.card.provenance["detector"]

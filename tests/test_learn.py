@@ -331,6 +331,7 @@ def test_with_a_detector_the_profile_boxes_and_names(fabrics: Path, elsewhere: P
         known=fabrics,
         settings=settings(detector=small),
     )
+    assert profile.card.training["detector_steps"] == profile.card.training["steps"]
     card = profile.card.detector
     assert card is not None
     assert card.tile == 128

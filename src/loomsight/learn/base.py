@@ -131,7 +131,7 @@ def train_network(
     facts = {
         "known": told,
         "steps": history.steps,
-        "skipped": history.skipped,
+        "skipped_steps": history.skipped,
         "seed": settings.seed,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "machine": f"{platform.machine()}, {_threads()} threads",

@@ -229,6 +229,7 @@ def learn(
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,
+            "detector_steps": None if detector is None else detector.history.steps,
             "seconds": round(history.seconds, 1),
             "seed": settings.seed,
             "known": known_text,
