@@ -39,6 +39,7 @@ from loomsight.base import Base, shipped
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.detection.fusion import FusionPoint, fuse
 from loomsight.evaluation.boxes import MOST, BoxScores
+from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import AlarmRate
 from loomsight.fabric.flat_field import flat_field
 from loomsight.fabric.instances import boxes_of, instances_of
@@ -83,7 +84,7 @@ def main() -> None:
             sys.exit(f"detection: {asked.data} is not there: give a tree of fabrics with --data")
         run_missing(asked)
     rows = read_rows(asked.results)
-    print(table(rows), end="\n\n")
+    print(table(rows), differences(rows), sep="\n\n", end="\n\n")
     print(json.dumps(rows))
 
 
@@ -301,6 +302,42 @@ def table(rows: list[dict[str, Any]]) -> str:
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.3f}{spread}" if values else "–")
         lines.append("| " + " | ".join(map(str, key)) + f" | {len(own)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def differences(rows: list[dict[str, Any]]) -> str:
+    """Markdown: drawn less none, and tiles less letterbox, paired by set and seed, with 95 % intervals."""
+    pairings = (
+        ("drawn less none, tiles", "ap50", {"arm": "drawn", "view": "tiles"}, {"arm": "none"}),
+        ("drawn less none, tiles", "recall_1", {"arm": "drawn", "view": "tiles"}, {"arm": "none"}),
+        ("tiles less letterbox, drawn", "ap_small", {"view": "tiles", "arm": "drawn"}, {"view": "letterbox"}),
+        ("tiles less letterbox, none", "ap_small", {"view": "tiles", "arm": "none"}, {"view": "letterbox"}),
+    )
+    lines = ["| difference | figure | sets | network | pairs | mean | of | 95 % |", "|---" * 8 + "|"]
+    by_key = {tuple(row[name] for name in KEY): row for row in rows}
+    for title, figure, of, other in pairings:
+        for family in ("aitex", "tilda"):
+            for network in ("detector", "segmenter", "fused"):
+                own = [
+                    row
+                    for row in rows
+                    if row["set"].startswith(family)
+                    and row["network"] == network
+                    and all(row[name] == value for name, value in of.items())
+                ]
+                pairs = [
+                    (row[figure], by_key[key][figure])
+                    for row in own
+                    if (key := tuple((row | other)[name] for name in KEY)) in by_key
+                ]
+                if len(pairs) < 2:
+                    continue
+                one, two = (np.array(side) for side in zip(*pairs, strict=True))
+                gain = paired_difference(one, two, np.random.default_rng(0))
+                lines.append(
+                    f"| {title} | {figure} | {family} | {network} | {len(pairs)} | {gain.mean:+.3f} "
+                    f"| {two.mean():.3f} | {gain.low:+.3f} to {gain.high:+.3f} |"
+                )
     return "\n".join(lines)
 
 
