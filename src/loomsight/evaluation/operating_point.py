@@ -35,6 +35,7 @@ LOWEST = 1 / 65535
 """No threshold is lower: it is the lowest score that a 16-bit map shows."""
 
 _FEW = 5
+_NARROW = 0.05  # logits: no tail falls faster
 _SWEEP = 100_000  # pixels of a map that are looked at, the highest first
 
 
@@ -244,6 +245,21 @@ class _Parts:
             parent[pixel] = parent[parent[pixel]]
             pixel = parent[pixel]
         return pixel
+
+
+def tail_scale(alarms: Sequence[float]) -> float:
+    """Over how many logits the highest alarms on good cloth become e times rarer.
+
+    The mean excess of at most :data:`TAIL` logits over the lowest of them (Hill, 1975); 1, the tail of a
+    logistic distribution, where there are fewer than five. What two networks say can be compared in it.
+
+    Args:
+        alarms: the score of each alarm, in [0, 1].
+    """
+    logits = sorted((_logit(float(alarm)) for alarm in alarms), reverse=True)[:TAIL]
+    if len(logits) < _FEW:
+        return 1.0
+    return max(sum(logit - logits[-1] for logit in logits[:-1]) / (len(logits) - 1), _NARROW)
 
 
 def _extrapolated(alarms: list[float], allowed: float) -> float:

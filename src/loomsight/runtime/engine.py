@@ -11,6 +11,8 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from loomsight.anomaly.calibration import UnionPoint
+from loomsight.anomaly.normality import Normality
 from loomsight.detection.deeplab import Segmenter
 from loomsight.detection.joining import TileBoxes, join_tiles
 from loomsight.detection.rtdetr import Detector
@@ -52,32 +54,34 @@ class TorchEngine:
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        if self._camera is not None:
-            image = self._camera.correct(image)
+        image = self.corrected(image)
         # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
         height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in image.shape[:2])
         tile = (min(height, LARGEST[0]), min(width, LARGEST[1]))
         return score_tiles(to_rgb(image), self._forward, tile=tile, overlap=OVERLAP, border=BORDER, batch=1)
 
-    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
+    def corrected(self, image: Picture) -> Picture:
+        """The picture without the camera's lines."""
+        return image if self._camera is None else self._camera.correct(image)
+
+    def name(self, image: Picture, regions: Sequence[Region], *, least: float = 0.0) -> list[Region]:
         """The regions with their types, as far as the network tells any apart and is sure of one.
 
         Args:
             image: the picture that was scored.
             regions: of its score map; one that has a type keeps it.
+            least: a region whose own score is nowhere so high has no type.
         """
         if not self._network.types:
             return list(regions)
-        if self._camera is not None:
-            image = self._camera.correct(image)
-        rgb = to_rgb(image)
+        rgb = to_rgb(self.corrected(image))
         return [
-            replace(region, type=self._type_of(rgb, region)) if region.type == UNKNOWN else region
+            replace(region, type=self._type_of(rgb, region, least)) if region.type == UNKNOWN else region
             for region in regions
         ]
 
     @torch.inference_mode()
-    def _type_of(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], region: Region) -> str:
+    def _type_of(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], region: Region, least: float) -> str:
         """The type with most weight on the region, weighed by its score; looked at in its surroundings."""
         x0, y0, x1, y1 = region.box
         middle = (y0 + y1) // 2, (x0 + x1) // 2
@@ -94,10 +98,13 @@ class TorchEngine:
         where, named = self._network.with_types(x)
         if named is None:
             return UNKNOWN
-        weight = torch.nn.functional.interpolate(where.float().sigmoid(), named.shape[-2:], mode="area")[0, 0]
+        sure = where.float().sigmoid()
+        weight = torch.nn.functional.interpolate(sure, named.shape[-2:], mode="area")[0, 0]
         inside = torch.zeros_like(weight)
         a, b = max(0, y0 - top) // 2, max(0, x0 - left) // 2
         inside[a : (y1 - top + 1) // 2 + 1, b : (x1 - left + 1) // 2 + 1] = 1
+        if float(sure[0, 0, max(0, y0 - top) : y1 - top, max(0, x0 - left) : x1 - left].max()) < least:
+            return UNKNOWN
         votes = (named[0].float().softmax(0) * weight * inside).sum((1, 2)) / (weight * inside).sum().clamp(
             1e-6
         )
@@ -109,6 +116,26 @@ class TorchEngine:
         x = torch.from_numpy(tiles).to(self._device).permute(0, 3, 1, 2).float() / 255
         scores: NDArray[np.float32] = self._network(x)[:, 0].float().sigmoid().cpu().numpy()
         return scores
+
+
+class UnionEngine:
+    """A segmenter for the defects it knows, and normality for all others: one map."""
+
+    def __init__(self, known: TorchEngine, normality: Normality, point: UnionPoint) -> None:
+        self._known, self._normality, self._point = known, normality, point
+
+    def score(self, image: Picture) -> ScoreMap:
+        """Score a picture: see :class:`Engine`."""
+        known, strange = self.maps(image)
+        return self._point.unite(known, strange)
+
+    def maps(self, image: Picture) -> tuple[ScoreMap, ScoreMap]:
+        """The segmenter's map, and how strange each place is."""
+        return self._known.score(image), self._normality.score(self._known.corrected(image))
+
+    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
+        """The regions with their types, as :meth:`TorchEngine.name`; what is only strange has none."""
+        return self._known.name(image, regions, least=self._point.segmenter)
 
 
 SHARED = 48

@@ -1,0 +1,105 @@
+"""One operating point for two maps: what a segmenter knows, and what is strange.
+
+A segmenter's score and a strangeness have nothing in common but what they do on good cloth: that is how they
+are compared. The highest alarms of each on good cloth have logits with an exponential tail; its scale β says
+over how many logits alarms become e times rarer (evaluation/operating_point.py). So
+
+    margin = (logit(score) − logit(threshold)) / β
+
+counts the same in both maps: at a margin of m, e⁻ᵐ of the alarms that the threshold has. The union's map is
+the larger margin at each place, as a score again; its threshold is then set on good cloth by the same
+promise, so that both maps together keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loomsight.evaluation.operating_point import (
+    TAIL,
+    AlarmRate,
+    OperatingPoint,
+    alarm_thresholds,
+    set_operating_point,
+    tail_scale,
+)
+from loomsight.fabric.types import ScoreMap
+
+_SURE = np.float32(2.0**-24)  # from 0 and 1: a score's logit stays finite
+
+
+@dataclass(frozen=True, slots=True)
+class UnionPoint:
+    """Where two maps stand on good cloth.
+
+    Attributes:
+        segmenter, strangeness: each map's own threshold at the promise, in (0, 1].
+        segmenter_scale, strangeness_scale: logits over which alarms become e times rarer, above 0.
+    """
+
+    segmenter: float
+    segmenter_scale: float
+    strangeness: float
+    strangeness_scale: float
+
+    def unite(self, known: ScoreMap, strange: ScoreMap) -> ScoreMap:
+        """The map of both: one half where either reaches its own threshold."""
+        return _score(np.maximum(
+            _margin(known, self.segmenter, self.segmenter_scale),
+            _margin(strange, self.strangeness, self.strangeness_scale),
+        ))  # fmt: skip
+
+
+def calibrate_union(
+    known: Sequence[ScoreMap],
+    strange: Sequence[ScoreMap],
+    rate: AlarmRate,
+    *,
+    min_area: int,
+    merge_gap: int,
+) -> tuple[UnionPoint, OperatingPoint, list[ScoreMap]]:
+    """Set a union on good cloth.
+
+    Args:
+        known, strange: the maps of the same good pictures, best of pictures that neither learned from.
+        rate: what the union promises.
+        min_area, merge_gap: of its regions.
+
+    Returns:
+        the point, the union's own operating point, and the union's maps.
+
+    Raises:
+        DatasetError: there is no map.
+    """
+    how = {"min_area": min_area, "merge_gap": merge_gap}
+    thresholds = [set_operating_point(maps, rate, **how).threshold for maps in (known, strange)]
+    scales = [_scale(maps, **how) for maps in (known, strange)]
+    point = UnionPoint(thresholds[0], scales[0], thresholds[1], scales[1])
+    united = [point.unite(*pair) for pair in zip(known, strange, strict=True)]
+    return point, set_operating_point(united, rate, **how), united
+
+
+def _scale(maps: Sequence[ScoreMap], *, min_area: int, merge_gap: int) -> float:
+    how = {"min_area": min_area, "merge_gap": merge_gap}
+    return tail_scale(
+        [alarm for score in maps for alarm in alarm_thresholds(score, most=TAIL, **how)[0].tolist()]
+    )
+
+
+def _margin(score: ScoreMap, threshold: float, scale: float) -> Float[NDArray[np.float32], "h w"]:
+    at = _logit(np.array([threshold], np.float32))
+    return np.asarray((_logit(score) - at) / np.float32(scale), np.float32)
+
+
+def _logit(score: NDArray[np.float32]) -> NDArray[np.float32]:
+    inside = score.clip(_SURE, 1 - _SURE)
+    return np.asarray(np.log(inside) - np.log1p(-inside), np.float32)
+
+
+def _score(margin: Float[NDArray[np.float32], "h w"]) -> ScoreMap:
+    return np.asarray(1 / (1 + np.exp(-margin.clip(-16, 16))), np.float32)

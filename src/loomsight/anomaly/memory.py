@@ -1,0 +1,290 @@
+"""A memory of good cloth: a place is as strange as its features are far from all that was seen.
+
+Roth et al., *Towards Total Recall in Industrial Anomaly Detection* (PatchCore, CVPR 2022), made for cloth:
+
+* each of the network's three scales has a memory of its own, at its own resolution, and a place's distance is
+  the geometric mean over them: the fine ones say where, the coarse ones whether;
+* features are decorrelated, half way (eigenvalues to the power ¼): what hardly varies in good cloth counts
+  more, what the camera's noise alone moves does not drown the rest;
+* the memory is a coreset of a fixed size, kept while pictures stream by: what it covers already is dropped at
+  once, and when the buffer is full a greedy k-centre (Gonzalez, 1985) keeps the vectors that cover best. So
+  its size is the same after ten pictures and after ten thousand, and good cloth can be added at any time.
+
+What is *taught*, a defect that was missed or a false alarm, is a set of features too, kept apart: where a
+place is nearer to one than to all good cloth, it is as much stranger, or less strange, as it is nearer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from loomsight.anomaly.features import LEVELS, Features, windows
+from loomsight.config import Config
+from loomsight.errors import DatasetError
+from loomsight.fabric.types import Mask, Picture
+from loomsight.progress import Progress
+
+_SAMPLE = 4000  # features of a window that are looked at, per scale, at most
+_ROWS = 8192  # features compared at a time
+_TAUGHT = 256  # features of each scale that teaching keeps, of defects and of good cloth each, and
+_A_PLACE = 32  # of one place
+_STATE = ("middle", "projection", "bank", "good", "bad")
+_LEAST = 1e-6
+_FURTHEST = 1e3  # times nearer: what was taught says no more
+
+
+class MemorySettings(Config):
+    """How much is remembered."""
+
+    budget_mb: PositiveFloat = 4.0  # of the memory while it learns; what is saved is about a third
+    power: float = Field(0.25, ge=0, le=0.5)  # of the eigenvalues: 0 leaves features as they are, ½ whitens
+
+
+class _Level:
+    """The memory of one scale: a projection, a coreset, and what was taught."""
+
+    def __init__(self, middle: Tensor, projection: Tensor, bank: Tensor, *, reach: float = 0.0) -> None:
+        self.middle, self.projection, self.bank = middle, projection, bank
+        self.reach = reach  # what lies nearer to the bank is covered already
+        self.good = self.bad = bank[:0]
+
+    def project(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return (features - self.middle) @ self.projection
+
+    def strangeness(self, features: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """The logarithm of the distance to good cloth."""
+        return _nearest(self.project(features), self.bank).clamp(min=_LEAST).log()
+
+    def recognised(self, features: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """The log of how much nearer to a taught defect than to good cloth, less the same of taught cloth."""
+        projected = self.project(features)
+        near = _nearest(projected, self.bank).clamp(min=_LEAST)
+        said = torch.zeros(len(projected), device=projected.device)
+        for taught, sign in ((self.bad, 1), (self.good, -1)):
+            if len(taught):
+                nearer = near / _nearest(projected, taught).clamp(min=_LEAST)
+                said = said + sign * nearer.clamp(1.0, _FURTHEST).log()
+        return said
+
+
+class Memory:
+    """Good cloth, remembered. Made by :meth:`fit`, or from what :meth:`to_arrays` gave.
+
+    All its pictures are evenly lit: see :meth:`loomsight.fabric.light.Light.even`.
+    """
+
+    name = "memory"
+    weight = 1.0
+
+    def __init__(self, features: Features, levels: Sequence[_Level], settings: MemorySettings) -> None:
+        self._features, self._levels, self._settings = features, list(levels), settings
+
+    @classmethod
+    def fit(
+        cls,
+        good: Sequence[Picture],
+        settings: MemorySettings | None = None,
+        *,
+        seconds: float | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Remember good cloth.
+
+        Args:
+            good: uint8 HWC RGB pictures; read one at a time, so a sequence that loads them as they are asked
+                for takes no memory.
+            seconds: for all; pictures that are left then are not seen. At least one always is.
+
+        Raises:
+            DatasetError: there is no picture.
+            WeightsError: the network's weights are missing.
+        """
+        if not len(good):
+            raise DatasetError("no good cloth to remember")
+        settings, progress = settings or MemorySettings(), progress or Progress()
+        began = time.monotonic()
+        order = np.random.default_rng([seed, 1]).permutation(len(good))
+        features = Features()
+        made = cls(features, _levels(features, (good[i] for i in order[:8]), settings), settings)
+        for done, index in enumerate(order, 1):
+            made._see(good[index], np.random.default_rng([seed, 2, int(index)]))
+            progress.step("good cloth remembered", done, len(order))
+            if seconds is not None and time.monotonic() - began > seconds:
+                break
+        made._reduce()
+        return made
+
+    def add(self, good: Iterable[Picture], *, seed: int = 0) -> None:
+        """Remember more good cloth; nothing is trained, and what is remembered already stays covered."""
+        for number, picture in enumerate(good):
+            self._see(picture, np.random.default_rng([seed, 3, number]))
+        self._reduce()
+
+    @torch.inference_mode()
+    def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
+        """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
+
+        Args:
+            picture: the whole picture; where: bool HW, the place; defect: whether it is one.
+
+        Raises:
+            ValueError: the place is empty or has another size than the picture.
+        """
+        if where.shape != picture.shape[:2] or not where.any():
+            raise ValueError(f"a place needs pixels in a mask of {picture.shape[:2]}, got {where.shape}")
+        for level, vectors in zip(self._levels, self._features.levels(picture), strict=True):
+            at = level.project(vectors.flatten(1).T[_cells(where, vectors.shape[1:])])
+            if defect:
+                # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
+                strange = _nearest(at, level.bank)
+                at = at[strange >= strange.max() / 2]
+                level.bad = torch.cat([level.bad, _reduced(at, _A_PLACE)])[-_TAUGHT:]
+            else:
+                level.good = torch.cat([level.good, _reduced(at, _A_PLACE)])[-_TAUGHT:]
+
+    @property
+    def taught(self) -> bool:
+        """Whether anything was."""
+        return any(len(level.good) + len(level.bad) for level in self._levels)
+
+    def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+        """The logarithm of the distance to good cloth, averaged over the scales."""
+        return self._mean(even, _Level.strangeness)
+
+    def recognised(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+        """How much more like taught defects than like good cloth, as a logarithm; below 0 the reverse."""
+        return self._mean(even, _Level.recognised)
+
+    @torch.inference_mode()
+    def _mean(self, even: Picture, said: Callable[[_Level, Tensor], Tensor]) -> NDArray[np.float32]:
+        size = (even.shape[0], even.shape[1])
+        total = torch.zeros(size)
+        for level, vectors in zip(self._levels, self._features.levels(even), strict=True):
+            own = said(level, vectors.flatten(1).T).view(1, 1, *vectors.shape[1:])
+            total += torch.nn.functional.interpolate(own, size, mode="bilinear")[0, 0].cpu()
+        return np.asarray(total.numpy() / len(self._levels), np.float32)
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """All that it knows, as plain arrays."""
+        arrays = {"budget": np.array([self._settings.budget_mb, self._settings.power], np.float32)}
+        for number, level in enumerate(self._levels):
+            for name in _STATE:
+                arrays[f"{number}.{name}"] = getattr(level, name).cpu().numpy()
+            arrays[f"{number}.reach"] = np.array([level.reach], np.float32)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The memory again.
+
+        Raises:
+            KeyError: these are not its arrays.
+        """
+        features = Features()
+        budget, power = (round(float(value), 6) for value in arrays["budget"])
+        levels = []
+        for number in range(LEVELS):
+            own = {
+                name: torch.from_numpy(np.ascontiguousarray(arrays[f"{number}.{name}"], np.float32)).to(
+                    features.device
+                )
+                for name in _STATE
+            }
+            level = _Level(own["middle"], own["projection"], own["bank"])
+            level.good, level.bad = own["good"], own["bad"]
+            (level.reach,) = (float(value) for value in arrays[f"{number}.reach"])
+            levels.append(level)
+        return cls(features, levels, MemorySettings(budget_mb=budget, power=power))
+
+    @property
+    def _size(self) -> int:
+        """Vectors of each scale: a third of the budget in float32; the rest is the buffer."""
+        numbers = sum(level.projection.shape[1] for level in self._levels)
+        return max(16, int(self._settings.budget_mb * 1e6 / 3 / 4 / numbers))
+
+    @torch.inference_mode()
+    def _see(self, picture: Picture, rng: np.random.Generator) -> None:
+        """Take over what a picture shows and the memory does not cover yet."""
+        size = self._size
+        for window in windows(picture, rng):
+            for level, vectors in zip(self._levels, self._features.levels(window), strict=True):
+                flat = vectors.flatten(1).T
+                most = min(_SAMPLE, 4 * size)
+                if len(flat) > most:
+                    flat = flat[torch.from_numpy(rng.choice(len(flat), most, replace=False))]
+                for part in torch.split(level.project(flat), size):
+                    new = part if not len(level.bank) else part[_nearest(part, level.bank) > level.reach]
+                    level.bank = torch.cat([level.bank, new])
+                    if len(level.bank) > 2 * size:
+                        level.bank, level.reach = _k_centre(level.bank, size)
+
+    def _reduce(self) -> None:
+        for level in self._levels:
+            level.bank = _reduced(level.bank, self._size)
+
+
+def _levels(features: Features, pictures: Iterable[Picture], settings: MemorySettings) -> list[_Level]:
+    """The projections, from a few pictures; nothing is remembered yet."""
+    count = [0] * LEVELS
+    total: list[Any] = [0.0] * LEVELS
+    square: list[Any] = [0.0] * LEVELS
+    for picture in pictures:
+        for k, vectors in enumerate(features.levels(picture)):
+            flat = vectors.flatten(1).T
+            flat = flat[:: max(1, len(flat) // 20_000)].double()
+            count[k] += len(flat)
+            total[k] = total[k] + flat.sum(0)
+            square[k] = square[k] + flat.T @ flat
+    levels = []
+    for n, s, ss in zip(count, total, square, strict=True):
+        middle = s / n
+        values, directions = torch.linalg.eigh(ss / n - torch.outer(middle, middle))
+        values = values.clamp(min=float(values[-1]) * 1e-6 + 1e-12)
+        projection = (directions * values.pow(-settings.power)).float() / math.sqrt(len(middle))
+        levels.append(_Level(middle.float(), projection, torch.empty(0, len(middle), device=middle.device)))
+    return levels
+
+
+def _nearest(vectors: Float[Tensor, "n c"], bank: Float[Tensor, "m c"]) -> Float[Tensor, " n"]:
+    """Euclidean distance of each vector to the nearest of a bank."""
+    length = bank.square().sum(1)
+    parts = [
+        (torch.addmm(length, part, bank.T, alpha=-2).amin(1) + part.square().sum(1)).clamp(min=0).sqrt()
+        for part in torch.split(vectors, _ROWS)
+    ]
+    return torch.cat(parts) if parts else vectors.new_zeros(0)
+
+
+def _reduced(vectors: Float[Tensor, "n c"], size: int) -> Float[Tensor, "m c"]:
+    return vectors if len(vectors) <= size else _k_centre(vectors, size)[0]
+
+
+def _k_centre(vectors: Float[Tensor, "n c"], size: int) -> tuple[Float[Tensor, "m c"], float]:
+    """Those ``size`` vectors from which no other is far, each the farthest from all before; and how far."""
+    chosen = [0]
+    away = (vectors - vectors[0]).square().sum(1)
+    for _ in range(size - 1):
+        farthest = int(away.argmax())
+        chosen.append(farthest)
+        away = torch.minimum(away, (vectors - vectors[farthest]).square().sum(1))
+    return vectors[chosen].clone(), math.sqrt(float(away.max()))
+
+
+def _cells(where: Mask, shape: Sequence[int]) -> Tensor:
+    """The cells of a scale that a place touches; at least the nearest one."""
+    height, width = where.shape
+    ys, xs = np.nonzero(where)
+    rows = np.minimum(ys * shape[0] // height, shape[0] - 1)
+    columns = np.minimum(xs * shape[1] // width, shape[1] - 1)
+    return torch.from_numpy(np.unique(rows * shape[1] + columns))

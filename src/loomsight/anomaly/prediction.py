@@ -1,0 +1,141 @@
+"""Cloth is predictable: a place is as strange as its surroundings fail to foretell it.
+
+Woven and knitted cloth repeats, so each pixel is well predicted as a weighted sum of the pixels on a ring
+around it: a two-dimensional autoregressive model (Whittle, On Stationary Processes in the Plane, 1954), here
+with a hole in the middle, so that a defect of several pixels cannot foretell itself. The weights are least
+squares on good cloth, in closed form, at two scales: a half and a quarter of the resolution. What is left
+over, squared and averaged over a few pixels, is the surprise.
+
+A few hundred multiplications for a pixel of the smaller picture: a hundred times cheaper than a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loomsight.fabric.images import to_grey
+from loomsight.fabric.types import Picture
+
+SCALES = ((2, 12, 3), (4, 8, 2))
+"""How many times smaller, and the outer and the inner radius of the ring in pixels of the smaller picture."""
+_SPREAD = 1.5  # pixels of the smaller picture that surprise is averaged over, a Gaussian's deviation
+_SAMPLES = 6000  # pixels of a picture
+_RIDGE = 1e-3  # of the mean eigenvalue
+_LEAST = 0.25  # grey levels: what cannot be told from rounding is no surprise
+
+
+@dataclass(frozen=True, slots=True)
+class _Ring:
+    """The predictor of one scale: a kernel with a hole, and a constant."""
+
+    scale: int
+    kernel: Float[NDArray[np.float32], "k k"]
+    constant: float
+
+    def surprise(self, grey: Float[NDArray[np.float32], "h w"]) -> Float[NDArray[np.float32], "h w"]:
+        """The logarithm of the deviation from the prediction, grey levels."""
+        small = _smaller(grey, self.scale)
+        # A ring that is mirrored at the border still foretells: it has no kink of its own, as a picture has.
+        said = cv2.filter2D(small, cv2.CV_32F, self.kernel, borderType=cv2.BORDER_REFLECT_101)
+        error = small - said - np.float32(self.constant)
+        energy = cv2.GaussianBlur(error * error, (0, 0), _SPREAD)
+        log = 0.5 * np.log(energy + _LEAST**2)
+        return np.asarray(cv2.resize(log, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+class Prediction:
+    """Predictors of a fabric from its surroundings; made by :meth:`fit`, or from :meth:`to_arrays`."""
+
+    name = "prediction"
+    weight = 1.0
+
+    def __init__(self, rings: Sequence[_Ring]) -> None:
+        self._rings = tuple(rings)
+
+    @classmethod
+    def fit(cls, good: Sequence[Picture], *, seed: int = 0) -> Self:
+        """Solve for the weights.
+
+        Args:
+            good: evenly lit pictures (:meth:`loomsight.fabric.light.Light.even`), read once each.
+        """
+        sums = [_Sums(*scale) for scale in SCALES]
+        for number, picture in enumerate(good):
+            grey = to_grey(picture).astype(np.float32)
+            for one in sums:
+                one.add(_smaller(grey, one.scale), np.random.default_rng([seed, number, one.scale]))
+        return cls([one.solve() for one in sums])
+
+    def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+        """The logarithm of the surprise, averaged over both scales, of an evenly lit picture."""
+        grey = to_grey(even).astype(np.float32)
+        parts = [ring.surprise(grey) for ring in self._rings]
+        return np.asarray(sum(parts) / len(parts), np.float32)
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """All that it knows, as plain arrays."""
+        arrays = {}
+        for ring in self._rings:
+            arrays[f"{ring.scale}.kernel"] = ring.kernel
+            arrays[f"{ring.scale}.constant"] = np.array([ring.constant], np.float32)
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The predictors again.
+
+        Raises:
+            KeyError, ValueError: these are not its arrays.
+        """
+        rings = []
+        for scale, outer, _ in SCALES:
+            kernel = np.ascontiguousarray(arrays[f"{scale}.kernel"], np.float32)
+            if kernel.shape != (2 * outer + 1, 2 * outer + 1):
+                raise ValueError(f"a predictor of shape {kernel.shape}")
+            (constant,) = arrays[f"{scale}.constant"]
+            rings.append(_Ring(scale, kernel, float(constant)))
+        return cls(rings)
+
+
+class _Sums:
+    """What least squares needs of one scale: sums of products of the ring's pixels, and with the middle."""
+
+    def __init__(self, scale: int, outer: int, inner: int) -> None:
+        self.scale, self._reach = scale, outer
+        y, x = np.mgrid[-outer : outer + 1, -outer : outer + 1]
+        away = np.hypot(y, x)
+        self._taps = np.argwhere((away <= outer) & (away > inner)) - outer
+        count = len(self._taps) + 1
+        self._products, self._with = np.zeros((count, count)), np.zeros(count)
+
+    def add(self, small: Float[NDArray[np.float32], "h w"], rng: np.random.Generator) -> None:
+        small = np.pad(small, max(0, 2 * self._reach + 1 - min(small.shape)), mode="reflect")
+        reach, (height, width) = self._reach, small.shape
+        number = min(_SAMPLES, (height - 2 * reach) * (width - 2 * reach))
+        ys = rng.integers(reach, height - reach, number)
+        xs = rng.integers(reach, width - reach, number)
+        around = small[ys[:, None] + self._taps[:, 0], xs[:, None] + self._taps[:, 1]]
+        rows = np.concatenate([around, np.ones((number, 1), np.float32)], axis=1).astype(np.float64)
+        self._products += rows.T @ rows
+        self._with += rows.T @ small[ys, xs].astype(np.float64)
+
+    def solve(self) -> _Ring:
+        count = len(self._products)
+        ridge = _RIDGE * np.trace(self._products) / count * np.eye(count)
+        weights = np.linalg.solve(self._products + ridge, self._with)
+        kernel = np.zeros((2 * self._reach + 1, 2 * self._reach + 1), np.float32)
+        ys, xs = (self._taps + self._reach).T
+        kernel[ys, xs] = weights[:-1]
+        return _Ring(self.scale, kernel, float(weights[-1]))
+
+
+def _smaller(grey: Float[NDArray[np.float32], "h w"], scale: int) -> Float[NDArray[np.float32], "h w"]:
+    size = max(1, grey.shape[1] // scale), max(1, grey.shape[0] // scale)
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.float32)
