@@ -72,8 +72,7 @@ def _possible(point: OperatingPoint) -> OperatingPoint:
 
 
 def _fusible(point: FusionPoint) -> FusionPoint:
-    scaled = 0 < point.segmenter_scale < 100 and 0 < point.detector_scale < 100
-    if not (0 < point.segmenter <= 1 and 0 < point.detector <= 1 and abs(point.margin) < 100 and scaled):
+    if not (0 < point.segmenter <= 1 and 0 < point.detector <= 1 and abs(point.margin) < 100):
         raise ValueError("no fusion has these numbers")
     return point
 

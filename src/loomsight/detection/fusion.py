@@ -1,13 +1,12 @@
 """One answer from two networks: type and box from the detector, shape from the segmenter.
 
-Each network's score is counted from its own threshold, in logits, and these in the scale over which its
-alarms on good cloth become e times rarer: its *margin*, which says the same of both, however sure of itself
-a network is by nature. A region of the score map joins the surest box that it lies on, as the shape of that
-defect, and their margins add up as evidence does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no
-region ties two boxes together: a streak of faint regions would make one box of a whole picture. So a defect
-that one network sees clearly is found though the other does not see it, and one that both see faintly, each
-a little below its threshold, is found as well; what one sees faintly and the other not at all is not. The
-fused threshold is set on good cloth again, by the same promise.
+Each network's score is counted from its own threshold, in logits: its *margin*. A region of the score map
+joins the surest box that it lies on, as the shape of that defect, and their margins add up as evidence does:
+log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no region ties two boxes together: a streak of faint
+regions would make one box of a whole picture. So a defect that one network sees clearly is found though the
+other does not see it, and one that both see faintly, each a little below its threshold, is found as well;
+what one sees faintly and the other not at all is not. The fused threshold is set on good cloth again, by the
+same promise.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -23,7 +21,7 @@ from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import UNKNOWN, Region, ScoreMap
 
 REACH = 3.0
-"""How far below its threshold, as a margin, a network's answer counts, if the other agrees."""
+"""Logits below its threshold to which a network's answer counts, if the other agrees."""
 _NEAR = 4  # pixels between a region and a box of one defect
 _SURE = 1e-6  # from 0 and 1: a score's logit stays finite
 
@@ -34,9 +32,8 @@ class FusionPoint:
 
     Attributes:
         segmenter, detector: the score, in (0, 1], from which each alone is an alarm.
-        margin: what the evidence of both must exceed.
+        margin: logits that the evidence of both must exceed.
         min_area, merge_gap: of the score map's regions.
-        segmenter_scale, detector_scale: logits over which the alarms of each become e times rarer.
     """
 
     segmenter: float
@@ -44,8 +41,6 @@ class FusionPoint:
     margin: float
     min_area: int
     merge_gap: int
-    segmenter_scale: float = 1.0
-    detector_scale: float = 1.0
 
 
 def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Region]:
@@ -75,28 +70,23 @@ class Evidence:
 
 def evidence(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Evidence]:
     """Every possible defect of a picture with its margin, in no order."""
-    low = _sigmoid(_logit(point.segmenter) - REACH * point.segmenter_scale)
+    low = _sigmoid(_logit(point.segmenter) - REACH)
     regions = find_regions(score, point.segmenter, min_area=point.min_area, merge_gap=point.merge_gap)
     for faint in find_regions(score, low, min_area=point.min_area, merge_gap=point.merge_gap):
         if faint.score < point.segmenter:
             regions.append(faint)
-    faint_box = _sigmoid(_logit(point.detector) - REACH * point.detector_scale)
+    faint_box = _sigmoid(_logit(point.detector) - REACH)
     kept = sorted((box for box in boxes if box.score >= faint_box), key=lambda box: -box.score)
-    by_segmenter = partial(_margin, threshold=point.segmenter, scale=point.segmenter_scale)
     of_box: list[list[Region]] = [[] for _ in kept]
     alone: list[Region] = []
     for region in regions:
         k = next((k for k, box in enumerate(kept) if _on_one_defect(region, box)), None)
         (alone if k is None else of_box[k]).append(region)
     together = [
-        Evidence(
-            tuple(own),
-            box,
-            _together(by_segmenter(own), _margin([box], point.detector, point.detector_scale)),
-        )
+        Evidence(tuple(own), box, _together(_margin(own, point.segmenter), _margin([box], point.detector)))
         for box, own in zip(kept, of_box, strict=True)
     ]
-    return together + [Evidence((one,), None, by_segmenter([one])) for one in alone]
+    return together + [Evidence((one,), None, _margin([one], point.segmenter)) for one in alone]
 
 
 def _on_one_defect(region: Region, box: Region) -> bool:
@@ -110,8 +100,8 @@ def _on_one_defect(region: Region, box: Region) -> bool:
     return bool(np.prod(sides) * 3 >= min(areas))
 
 
-def _margin(answers: Sequence[Region], threshold: float, scale: float) -> float:
-    return (max((_logit(one.score) for one in answers), default=-math.inf) - _logit(threshold)) / scale
+def _margin(answers: Sequence[Region], threshold: float) -> float:
+    return max((_logit(one.score) for one in answers), default=-math.inf) - _logit(threshold)
 
 
 def _together(a: float, b: float) -> float:
@@ -122,7 +112,7 @@ def _together(a: float, b: float) -> float:
 
 
 def _region(group: Evidence, point: FusionPoint) -> Region:
-    score = _sigmoid((group.margin - point.margin) * point.segmenter_scale + _logit(point.segmenter))
+    score = _sigmoid(group.margin - point.margin + _logit(point.segmenter))
     if group.box is None:
         return replace(group.regions[0], score=score, type=UNKNOWN)
     if not group.regions:

@@ -25,14 +25,7 @@ from loomsight.detection.rtdetr import (
     start_from,
     targets,
 )
-from loomsight.evaluation.operating_point import (
-    TAIL,
-    AlarmRate,
-    OperatingPoint,
-    alarm_thresholds,
-    point_from_alarms,
-    tail_scale,
-)
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, point_from_alarms
 from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap, TrainingTile
 from loomsight.learn.cloth import Doubt
@@ -218,16 +211,7 @@ def calibrate_fusion(
     megapixels = sum(score.size for score in maps) / 1e6
     alarms = [box.score for found in boxes for box in found]
     own = point_from_alarms(alarms, rate, megapixels, floor=FAINT)
-    how = {"min_area": segmenter.min_area, "merge_gap": segmenter.merge_gap}
-    regions = [alarm for score in maps for alarm in alarm_thresholds(score, most=TAIL, **how)[0].tolist()]
-    free = FusionPoint(
-        segmenter.threshold,
-        own.threshold,
-        0.0,
-        **how,
-        segmenter_scale=tail_scale(regions),
-        detector_scale=tail_scale(alarms),
-    )
+    free = FusionPoint(segmenter.threshold, own.threshold, 0.0, segmenter.min_area, segmenter.merge_gap)
     margins = [
         group.margin
         for score, found in zip(maps, boxes, strict=True)
