@@ -19,7 +19,7 @@ import pytest
 from loomsight import cli
 from loomsight.cli import learn as command
 from loomsight.datasets import write_dataset
-from loomsight.errors import DatasetError, ImageError, UsageError
+from loomsight.errors import DatasetError, ImageError, ProfileError, UsageError
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
 from loomsight.learn.job import LearnSettings, learn
@@ -352,3 +352,39 @@ def test_with_says_what_it_knows(fabrics: Path, elsewhere: Path, capsys: pytest.
     code, _, err = run(capsys, "learn", fabrics / "new/good", "--name", "x", "--with", "teleporter")
     assert code == 2
     assert "detector" in err
+
+
+def test_a_profile_knows_what_good_cloth_looks_like(learned: tuple[Profile, list[str]]) -> None:
+    profile = Profile.open(learned[0].folder)
+    normality, card = profile.normality(), profile.card.normality
+    assert normality is not None
+    assert card is not None
+    assert normality.methods == card.methods == ("memory", "prediction")
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    strange = normality.score(cloth)
+    assert strange[40:52, 100:112].max() > strange[:, 200:].max()
+    # the profile's engine gives the union: at least as sure as the strangeness alone is of its own
+    union = profile.engine().score(cloth)
+    assert union[40:52, 100:112].max() > union[:, 200:].max()
+
+
+def test_without_anomaly_a_profile_has_the_network_alone(
+    fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, _ = run(
+        capsys, "learn", fabrics / "new/good", "--name", "x", "--known", fabrics, "--steps", 2,
+        "--minutes", 1, "--anomaly", "none",
+    )  # fmt: skip
+    assert code == 0
+    profile = Profile.open(elsewhere / "x")
+    assert profile.normality() is None
+    assert "normality.safetensors" not in profile.card.files
+
+
+def test_a_damaged_normality_is_named(learned: tuple[Profile, list[str]], tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(learned[0].folder, folder)
+    (folder / "normality.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ProfileError, match=r"normality\.safetensors"):
+        Profile.open(folder)

@@ -8,6 +8,7 @@
       weights.safetensors   the network
       texture.safetensors   how the learned cloth looks, to notice another cloth
       detector.safetensors  the detector, if one was learned beside it
+      normality.safetensors what good cloth looks like, for defects that no label covers
       camera.safetensors    the lines that the camera draws, if it draws any: the gain of its columns
       samples/01.png …      a few pictures of the learned cloth
       report.html           how it was learned
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, JsonValue
 
 from loomsight import __version__
+from loomsight.anomaly.calibration import UnionPoint
 from loomsight.config import Config
 from loomsight.detection.fusion import FusionPoint
 from loomsight.errors import ProfileError, UsageError
@@ -41,12 +43,13 @@ from loomsight.sealed import FileCard, Kind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from loomsight.runtime.engine import TorchDetector, TorchEngine
+    from loomsight.anomaly.normality import Normality
+    from loomsight.runtime.engine import TorchDetector, TorchEngine, UnionEngine
 
 SCHEMA = 1
 """The version of the folder's form; a newer one is refused, an older one will be read."""
 WEIGHTS, TEXTURE, CAMERA = "weights.safetensors", "texture.safetensors", "camera.safetensors"
-DETECTOR = "detector.safetensors"
+DETECTOR, NORMALITY = "detector.safetensors", "normality.safetensors"
 REPORT = "report.html"
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
@@ -93,6 +96,20 @@ class DetectorCard(Config):
     fusion: Annotated[FusionPoint, AfterValidator(_fusible)]
 
 
+def _unitable(point: UnionPoint) -> UnionPoint:
+    scales = point.segmenter_scale, point.strangeness_scale
+    if not (0 < point.segmenter <= 1 and 0 < point.strangeness <= 1 and all(0 < s < 100 for s in scales)):
+        raise ValueError("no union has these numbers")
+    return point
+
+
+class NormalityCard(Config):
+    """What tells how strange a place is, and how that is united with the network's map."""
+
+    methods: tuple[str, ...] = Field(min_length=1)
+    union: Annotated[UnionPoint, AfterValidator(_unitable)]
+
+
 class Card(Config):
     """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown."""
 
@@ -104,6 +121,7 @@ class Card(Config):
     mm_per_px: float | None = Field(gt=0, allow_inf_nan=False)
     operating_point: Annotated[OperatingPoint, AfterValidator(_possible)]
     detector: DetectorCard | None = None
+    normality: NormalityCard | None = None
     texture: dict[str, JsonValue] = {}
     recipe: dict[str, JsonValue] = {}
     training: dict[str, JsonValue] = {}
@@ -146,6 +164,7 @@ class Profile:
         texture_facts: Mapping[str, JsonValue] | None = None,
         camera: FlatField | None = None,
         detector: tuple[DetectorCard, Mapping[str, Tensor]] | None = None,
+        normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]] | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
         training: Mapping[str, JsonValue] | None = None,
         samples: Sequence[Picture] = (),
@@ -161,6 +180,7 @@ class Profile:
             texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
                 goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
             detector: the detector learned beside the network, its card and its state dict.
+            normality: what good cloth looks like, its card and :meth:`Normality.to_arrays`.
             camera: the lines of the camera, which are taken out of each picture before it is scored.
             samples: pictures of the learned cloth, uint8 HW or HWC RGB.
             report: the HTML of the learning report.
@@ -183,6 +203,9 @@ class Profile:
             write_bytes(work / TEXTURE, safetensors.numpy.save(arrays))
             if boxed is not None:
                 write_bytes(work / DETECTOR, safetensors.torch.save(boxed))
+            if normality is not None:
+                known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
+                write_bytes(work / NORMALITY, safetensors.numpy.save(known))
             if camera is not None:
                 write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
             for number, picture in enumerate(samples, 1):
@@ -199,6 +222,7 @@ class Profile:
                     "mm_per_px": mm_per_px,
                     "operating_point": operating_point,
                     "detector": None if detector is None else detector[0],
+                    "normality": None if normality is None else normality[0],
                     "texture": dict(texture_facts or {}),
                     "recipe": dict(recipe or {}),
                     "training": dict(training or {}),
@@ -273,14 +297,16 @@ class Profile:
         except safetensors.SafetensorError as error:
             raise _KIND.damaged(self.folder / name) from error
 
-    def engine(self) -> TorchEngine:
+    def engine(self) -> TorchEngine | UnionEngine:
         """The runtime that turns a picture into a score map; torch is loaded here and not before.
+
+        With a normality the map is the union of both.
 
         Raises:
             ProfileError: the network is unknown to this program, or the weights are not its own.
         """
         from loomsight.detection import deeplab
-        from loomsight.runtime.engine import TorchEngine
+        from loomsight.runtime.engine import TorchEngine, UnionEngine
 
         card = self.card.network
         if card.name != NETWORK or card.settings.get("form") not in FORMS:
@@ -293,7 +319,29 @@ class Profile:
         except RuntimeError as error:  # torch's word for missing or unexpected weights
             why = "these are not the weights of its network"
             raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
-        return TorchEngine(network, self.camera())
+        engine = TorchEngine(network, self.camera())
+        normality, united = self.normality(), self.card.normality
+        if normality is None or united is None:
+            return engine
+        return UnionEngine(engine, normality, united.union)
+
+    def normality(self) -> Normality | None:
+        """What tells how strange a place is; None where none was learned.
+
+        Raises:
+            ProfileError: its file is not its own.
+        """
+        import safetensors
+        import safetensors.numpy
+
+        if self.card.normality is None:
+            return None
+        from loomsight.anomaly.normality import Normality
+
+        try:
+            return Normality.from_arrays(safetensors.numpy.load(self.read(NORMALITY)))
+        except (safetensors.SafetensorError, ValueError) as error:
+            raise _KIND.damaged(self.folder / NORMALITY) from error
 
     def detector(self) -> TorchDetector | None:
         """What boxes and names defects beside the engine; None where none was learned.

@@ -29,6 +29,15 @@ class Beside(StrEnum):
     DETECTOR = "detector"
 
 
+class Anomaly(StrEnum):
+    """What looks for defects that no label covers."""
+
+    BOTH = "memory+prediction"
+    MEMORY = "memory"
+    PREDICTION = "prediction"
+    NONE = "none"
+
+
 class BadPictures(StrEnum):
     """What follows from a picture that cannot be read."""
 
@@ -115,6 +124,14 @@ def learn(
             show_default=False,
         ),
     ] = None,
+    anomaly: Annotated[
+        Anomaly | None,
+        typer.Option(
+            help="What looks for defects that nobody has seen: a memory of good cloth, a prediction of each "
+            "place from its surroundings, both, or none. Both if not given; prediction is faster.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -186,6 +203,7 @@ def learn(
             recipe=None if arms is None else {"arms": arms},
             segmenter=segmenter or None,
             detector=None if beside is None else {},
+            anomaly=None if anomaly is None else _methods(anomaly),
         ),
         where="learn",
     )
@@ -199,6 +217,10 @@ def learn(
         typer.echo(dumps(_summary(profile), indent=2, ensure_ascii=False))
     else:
         _tell(profile)
+
+
+def _methods(anomaly: Anomaly) -> tuple[str, ...]:
+    return () if anomaly is Anomaly.NONE else tuple(anomaly.value.split("+"))
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from loomsight.anomaly.normality import MethodName
 from loomsight.base import Base, shipped
 from loomsight.config import Config
 from loomsight.datasets import Item, read_dataset
@@ -24,13 +25,14 @@ from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
 from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_detector, learn_detector
+from loomsight.learn.normality import LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
 from loomsight.learn.trial import TRIED, Trial, try_made
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile, check_name, check_target
 from loomsight.progress import Progress
-from loomsight.runtime.engine import TorchEngine
+from loomsight.runtime.engine import TorchEngine, UnionEngine
 from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker, types_in
 from loomsight.synthesis.samples import Bank
 from loomsight.texture.familiarity import Familiarity, Judgement, mixed_fabrics
@@ -47,6 +49,7 @@ TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the kn
 FEW_STEPS = 150  # of training: with fewer the network finds little, and a report may look well all the same
 BANK = 300  # samples of each generator
 DETECTOR_SHARE = 0.6  # of the training's time: a detector learns slower than a segmenter
+NORMALITY_SHARE = 0.1  # of the minutes, at most, to remember good cloth
 BANK_SHARE = 0.2  # of the minutes, at most, to make them
 WOVEN_KNOWN = 48  # pictures that the loom weaves where there are no known fabrics
 
@@ -63,6 +66,7 @@ class LearnSettings(Config):
     seed: int = Field(0, ge=0)
     recipe: Recipe = Recipe()
     segmenter: SegmenterSettings = SegmenterSettings()
+    anomaly: tuple[MethodName, ...] = ("memory", "prediction")  # for what no label covers; empty: nothing
     detector: DetectorSettings | None = None  # learned beside the segmenter, for boxes and types
 
 
@@ -87,6 +91,7 @@ class Learned:
     tried: list[Trial]
     familiarity: dict[str, NDArray[np.generic]]
     detector: LearnedDetector | None = None
+    normality: LearnedNormality | None = None
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -147,11 +152,11 @@ def learn(
 
     banks: dict[str, Bank] = {}
     if opened is not None and generated:
-        own = codes[name]
-        if opened.card.encoder != encoder.backbone:
-            own = _codes(TextureEncoder(opened.card.encoder), pictures, progress)
+        same = opened.card.encoder == encoder.backbone
+        own = codes[name] if same else _codes(TextureEncoder(opened.card.encoder), pictures, progress)
         banks = _made(opened, cloth, own.mean(axis=0), material_known, settings, progress=progress)
         settings = _without_empty(settings, banks, doubts)
+    normality = _normality(cloth, settings, progress)
     material = Material(cloth.learn, material_known, {arm: bank.samples for arm, bank in banks.items()})
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
     after = _seconds_after(settings.segmenter, cloth.judge)
@@ -170,7 +175,7 @@ def learn(
     )
     progress.say("operating point")
     rate = _rate(settings, pictures)
-    point, maps = calibrate(network, cloth.judge, rate)
+    point, maps, engine = _united(network, normality, cloth, rate)
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"
         doubts.append(Doubt("saturated", text))
@@ -189,7 +194,7 @@ def learn(
             progress=progress,
         )
         doubts += detector.doubts
-    tried = try_made(network, maker, settings.recipe, point, detector=detector, seed=settings.seed)
+    tried = try_made(engine, maker, settings.recipe, point, detector=detector, seed=settings.seed)
     doubts += _unfinished(history, tried)
     for doubt in doubts:
         progress.say(f"note: {doubt.text}")
@@ -211,6 +216,7 @@ def learn(
         tried=tried,
         familiarity=_familiarity(codes[name], encoder, pictures, name),
         detector=detector,
+        normality=normality,
         skipped=skipped,
         seconds=time.monotonic() - started,
     )
@@ -226,6 +232,7 @@ def learn(
         texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
         camera=camera,
         detector=None if detector is None else (detector.card, detector.network.state_dict()),
+        normality=None if normality is None else (normality.card, normality.normality.to_arrays()),
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,
@@ -241,6 +248,25 @@ def learn(
         report=learning_report(learned),
         replace=True,
     )
+
+
+def _normality(cloth: GoodCloth, settings: LearnSettings, progress: Progress) -> LearnedNormality | None:
+    if not settings.anomaly:
+        return None
+    progress.say("what good cloth looks like")
+    seconds = NORMALITY_SHARE * settings.minutes * 60
+    return learn_normality(cloth, settings.anomaly, seconds=seconds, seed=settings.seed, progress=progress)
+
+
+def _united(
+    network: Segmenter, normality: LearnedNormality | None, cloth: GoodCloth, rate: AlarmRate
+) -> tuple[OperatingPoint, list[ScoreMap], TorchEngine | UnionEngine]:
+    """The operating point, the maps of the cloth held back, and the engine: of the union, if there is one."""
+    point, maps = calibrate(network, cloth.judge, rate)
+    if normality is None:
+        return point, maps, TorchEngine(network)
+    point, maps = normality.unite(point, maps, rate)
+    return point, maps, UnionEngine(TorchEngine(network), normality.normality, normality.card.union)
 
 
 def _open_base(base: Path | None, arms: Sequence[str], *, wanted: bool) -> Base | None:

@@ -278,11 +278,25 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.threshold:.6f}, set on {point.megapixels_seen:,.2f} Mpx of {kept}: "
             f"{_count(point.alarms_seen, 'alarm')} there, {point.alarms_allowed:,.2g} allowed",
         ),
+        *_strangeness(learned),
         *_detector(learned),
         ("Smallest region", f"{point.min_area} px; parts up to {point.merge_gap} px apart are one"),
         ("Scale", f"{settings.mm_per_px:g} mm per pixel" if settings.mm_per_px else "unknown: in pixels"),
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),
+    ]
+
+
+def _strangeness(learned: Learned) -> list[tuple[str, str]]:
+    if learned.normality is None:
+        return [("What no label covers", "is not looked for")]
+    union = learned.normality.card.union
+    return [
+        (
+            "What no label covers",
+            f"by {' and '.join(learned.normality.normality.methods)} of the good cloth; threshold "
+            f"{union.strangeness:.4f}, the network's {union.segmenter:.6f}, both together as above",
+        )
     ]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loomsight.detection.deeplab import Segmenter
 from loomsight.detection.fusion import fuse
 from loomsight.evaluation.confusion import pair_types
 from loomsight.evaluation.operating_point import OperatingPoint
@@ -16,7 +15,7 @@ from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import UNKNOWN, Mask, Region, ScoreMap, TrainingTile
 from loomsight.learn.detector import LearnedDetector
-from loomsight.runtime.engine import TorchDetector, TorchEngine
+from loomsight.runtime.engine import TorchDetector, TorchEngine, UnionEngine
 from loomsight.synthesis.recipe import Recipe, TileMaker
 
 TRIED = 48  # tiles
@@ -44,7 +43,7 @@ class Trial:
 
 
 def try_made(
-    network: Segmenter,
+    engine: TorchEngine | UnionEngine,
     maker: TileMaker,
     recipe: Recipe,
     point: OperatingPoint,
@@ -52,8 +51,8 @@ def try_made(
     detector: LearnedDetector | None = None,
     seed: int,
 ) -> list[Trial]:
-    """Run a network, and the detector beside it, over :data:`TRIED` tiles that their training never saw."""
-    engine, tried = TorchEngine(network), []
+    """Run an engine, and the detector beside it, over :data:`TRIED` tiles that their training never saw."""
+    tried = []
     boxing = None if detector is None else TorchDetector(detector.network, detector.card.tile)
     for tile in made_tiles(maker, recipe, np.random.default_rng([seed, 3]), TRIED):
         score = engine.score(tile.image)

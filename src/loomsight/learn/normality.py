@@ -1,0 +1,65 @@
+"""What good cloth looks like, learned beside the segmenter; one threshold for the union of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loomsight.anomaly.calibration import UnionPoint, calibrate_union
+from loomsight.anomaly.normality import MethodName, Normality
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
+from loomsight.fabric.types import ScoreMap
+from loomsight.learn.cloth import GoodCloth
+from loomsight.profile import NormalityCard
+from loomsight.progress import Progress
+
+
+@dataclass
+class LearnedNormality:
+    """A normality, how strange it finds the good cloth that was held back, and its place in the union."""
+
+    normality: Normality
+    strange: list[ScoreMap]
+    union: UnionPoint | None = None
+
+    @property
+    def card(self) -> NormalityCard:
+        """What a profile says of it; only after :meth:`unite`."""
+        if self.union is None:
+            raise RuntimeError("not united yet")
+        return NormalityCard(methods=self.normality.methods, union=self.union)
+
+    def unite(
+        self, point: OperatingPoint, maps: Sequence[ScoreMap], rate: AlarmRate
+    ) -> tuple[OperatingPoint, list[ScoreMap]]:
+        """Set the union with a segmenter.
+
+        Args:
+            point: the segmenter's own operating point; maps: its maps of the cloth held back.
+
+        Returns:
+            the union's operating point, and its maps.
+        """
+        self.union, united, together = calibrate_union(
+            maps, self.strange, rate, min_area=point.min_area, merge_gap=point.merge_gap
+        )
+        return united, together
+
+
+def learn_normality(
+    cloth: GoodCloth,
+    methods: Sequence[MethodName],
+    *,
+    seconds: float,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> LearnedNormality:
+    """Learn what good cloth looks like, in about so many seconds, and look at what was held back."""
+    progress = progress or Progress()
+    normality = Normality.fit(
+        cloth.learn, held=cloth.judge, methods=methods, seconds=seconds, seed=seed, progress=progress
+    )
+    strange = [
+        normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))
+    ]
+    return LearnedNormality(normality, strange)
