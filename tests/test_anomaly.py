@@ -100,6 +100,15 @@ def test_normality_outlines_drawn_defects() -> None:
     assert np.mean(precisions) > 0.35  # a map of chance has the share of defective pixels, under .02
 
 
+def test_a_picture_that_differs_as_a_whole_is_no_alarm_and_its_defect_still_is() -> None:
+    rng = np.random.default_rng(2)
+    changed, where = holed(good_cloth()[5], 90, 150)
+    grainy = np.clip(changed + rng.normal(0, 8, changed.shape), 0, 255).astype(np.uint8)
+    score = normality().score(grainy)
+    assert np.mean(score > 0.5) < 0.1
+    assert score[where].max() > 0.8
+
+
 def test_scores_are_the_same_after_saving() -> None:
     again = Normality.from_arrays(normality().to_arrays())
     assert again.methods == ("memory", "prediction")

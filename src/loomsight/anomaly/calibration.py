@@ -49,10 +49,13 @@ class UnionPoint:
 
     def unite(self, known: ScoreMap, strange: ScoreMap) -> ScoreMap:
         """The map of both: one half where either reaches its own threshold."""
-        return _score(np.maximum(
+        from scipy.special import expit
+
+        surer = np.maximum(
             _margin(known, self.segmenter, self.segmenter_scale),
             _margin(strange, self.strangeness, self.strangeness_scale),
-        ))  # fmt: skip
+        )
+        return np.asarray(expit(surer), np.float32)
 
 
 def calibrate_union(
@@ -92,14 +95,7 @@ def _scale(maps: Sequence[ScoreMap], *, min_area: int, merge_gap: int) -> float:
 
 
 def _margin(score: ScoreMap, threshold: float, scale: float) -> Float[NDArray[np.float32], "h w"]:
-    at = _logit(np.array([threshold], np.float32))
-    return np.asarray((_logit(score) - at) / np.float32(scale), np.float32)
+    from scipy.special import logit
 
-
-def _logit(score: NDArray[np.float32]) -> NDArray[np.float32]:
-    inside = score.clip(_SURE, 1 - _SURE)
-    return np.asarray(np.log(inside) - np.log1p(-inside), np.float32)
-
-
-def _score(margin: Float[NDArray[np.float32], "h w"]) -> ScoreMap:
-    return np.asarray(1 / (1 + np.exp(-margin.clip(-16, 16))), np.float32)
+    high, at = (logit(np.clip(one, _SURE, 1 - _SURE)) for one in (score, np.float32(threshold)))
+    return np.asarray((high - at) / np.float32(scale), np.float32)

@@ -1,9 +1,9 @@
 """What good cloth is compared by: the features of a frozen network, at three scales.
 
-EfficientNet-Lite0 as ImageNet left it, up to stride 16. Its
-convolutions repeat their outermost values at the border in place of zeros, or every picture's border would be
-unlike all other cloth. :func:`windows` cuts good pictures so that each part of the cloth, the selvedges above
-all, is seen at a border too: on the next roll the selvedge lies a few pixels further.
+EfficientNet-Lite0 as ImageNet left it, up to stride 16. Its convolutions repeat their outermost values at the
+border in place of zeros, or every picture's border would be unlike all other cloth. :func:`windows` cuts
+good pictures so that each part of the cloth, the selvedges above all, is seen at a border too: on the next
+roll the selvedge lies a few pixels further.
 """
 
 from __future__ import annotations
@@ -35,15 +35,13 @@ class Features:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = efficientnet_lite.build("lite0", stages=5, border="replicate").eval().to(self.device)
         network.requires_grad_(False)
-        self.network: nn.Module = network
-        self.channels = tuple(network.channels[-LEVELS:])
-        self.strides = tuple(network.strides[-LEVELS:])
+        self._network: nn.Module = network
 
     @torch.inference_mode()
     def levels(self, even: Picture) -> list[Float[Tensor, "c h w"]]:
         """Features of an evenly lit picture (:meth:`Light.even`) at each stride, finest first."""
         x = torch.from_numpy(np.ascontiguousarray(even)).to(self.device).permute(2, 0, 1)[None].float() / 255
-        levels = self.network(x.contiguous(memory_format=torch.channels_last))
+        levels = self._network(x.contiguous(memory_format=torch.channels_last))
         return [level[0] for level in levels[-LEVELS:]]
 
 

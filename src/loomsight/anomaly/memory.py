@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from loomsight.anomaly.features import LEVELS, Features, windows
@@ -35,10 +35,11 @@ from loomsight.fabric.types import Mask, Picture
 from loomsight.progress import Progress
 
 _SAMPLE = 4000  # features of a window that are looked at, per scale, at most
-_ROWS = 8192  # features compared at a time
+_ROWS = 1024  # features compared at a time: their distances to a bank stay in the processor's cache
 _TAUGHT = 256  # features of each scale that teaching keeps, of defects and of good cloth each, and
 _A_PLACE = 32  # of one place
 _STATE = ("middle", "projection", "bank", "good", "bad")
+_POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
 _FURTHEST = 1e3  # times nearer: what was taught says no more
 
@@ -47,7 +48,6 @@ class MemorySettings(Config):
     """How much is remembered."""
 
     budget_mb: PositiveFloat = 4.0  # of the memory while it learns; what is saved is about a third
-    power: float = Field(0.25, ge=0, le=0.5)  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 
 
 class _Level:
@@ -84,7 +84,6 @@ class Memory:
     """
 
     name = "memory"
-    weight = 1.0
 
     def __init__(self, features: Features, levels: Sequence[_Level], settings: MemorySettings) -> None:
         self._features, self._levels, self._settings = features, list(levels), settings
@@ -116,7 +115,7 @@ class Memory:
         began = time.monotonic()
         order = np.random.default_rng([seed, 1]).permutation(len(good))
         features = Features()
-        made = cls(features, _levels(features, (good[i] for i in order[:8]), settings), settings)
+        made = cls(features, _levels(features, (good[i] for i in order[:8])), settings)
         for done, index in enumerate(order, 1):
             made._see(good[index], np.random.default_rng([seed, 2, int(index)]))
             progress.step("good cloth remembered", done, len(order))
@@ -177,7 +176,7 @@ class Memory:
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
-        arrays = {"budget": np.array([self._settings.budget_mb, self._settings.power], np.float32)}
+        arrays = {"budget": np.array([self._settings.budget_mb], np.float32)}
         for number, level in enumerate(self._levels):
             for name in _STATE:
                 arrays[f"{number}.{name}"] = getattr(level, name).cpu().numpy()
@@ -192,7 +191,7 @@ class Memory:
             KeyError: these are not its arrays.
         """
         features = Features()
-        budget, power = (round(float(value), 6) for value in arrays["budget"])
+        (budget,) = (round(float(value), 6) for value in arrays["budget"])
         levels = []
         for number in range(LEVELS):
             own = {
@@ -205,7 +204,7 @@ class Memory:
             level.good, level.bad = own["good"], own["bad"]
             (level.reach,) = (float(value) for value in arrays[f"{number}.reach"])
             levels.append(level)
-        return cls(features, levels, MemorySettings(budget_mb=budget, power=power))
+        return cls(features, levels, MemorySettings(budget_mb=budget))
 
     @property
     def _size(self) -> int:
@@ -234,7 +233,7 @@ class Memory:
             level.bank = _reduced(level.bank, self._size)
 
 
-def _levels(features: Features, pictures: Iterable[Picture], settings: MemorySettings) -> list[_Level]:
+def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
     """The projections, from a few pictures; nothing is remembered yet."""
     count = [0] * LEVELS
     total: list[Any] = [0.0] * LEVELS
@@ -251,7 +250,7 @@ def _levels(features: Features, pictures: Iterable[Picture], settings: MemorySet
         middle = s / n
         values, directions = torch.linalg.eigh(ss / n - torch.outer(middle, middle))
         values = values.clamp(min=float(values[-1]) * 1e-6 + 1e-12)
-        projection = (directions * values.pow(-settings.power)).float() / math.sqrt(len(middle))
+        projection = (directions * values.pow(-_POWER)).float() / math.sqrt(len(middle))
         levels.append(_Level(middle.float(), projection, torch.empty(0, len(middle), device=middle.device)))
     return levels
 

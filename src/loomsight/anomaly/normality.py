@@ -5,13 +5,17 @@
 3. From that is taken what good cloth shows in the same *context*, the brightness of the surroundings: a
    selvedge is rougher than the cloth beside it, and its own good pieces show by how much. What remains is
    above zero on the rarest hundredth of good cloth.
-4. The methods are averaged with their weights, and what was taught is added. The score is the logistic of
-   twice that: one half where good cloth's rarest hundredth begins.
+4. The methods are averaged. A picture that is stranger than good cloth *as a whole*, by its median, is so
+   because of a new lot of yarn or of the lens, and all of it counts less by as much; or the whole picture
+   would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its texture
+   code (inspection/familiar.py).
+5. What was taught is added. The score is the logistic of twice that: one half where good cloth's rarest
+   hundredth begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import cv2
@@ -34,7 +38,8 @@ RARE = 0.01
 """The share of good cloth that is above one half."""
 _AROUND = 10.0  # pixels of the surroundings, a Gaussian's deviation
 _FEW = 200  # places of good cloth: with fewer a context has no expectation of its own
-_SHOWN = 24  # pictures, of those learned from and of those held back, that expectations come from
+_SHOWN = 8_000_000  # pixels of those learned from, and of those held back, that expectations come from
+_LIGHT = 16  # pictures that the light is read from
 _BELOW = 0.2  # by so much at most a calm context lowers what is expected
 
 
@@ -43,9 +48,6 @@ class Method(Protocol):
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def weight(self) -> float: ...
 
     def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
         """A logarithm, of an evenly lit picture or tile, uint8 HWC RGB."""
@@ -63,9 +65,8 @@ class Expectation:
         self.edges, self.values = edges, values
 
     @classmethod
-    def of(cls, around: Sequence[NDArray[np.float32]], strange: Sequence[NDArray[np.float32]]) -> Self:
-        """From the surroundings' brightness and the strangeness of good cloth, picture by picture."""
-        bright, said = (np.concatenate([one.ravel()[::3] for one in part]) for part in (around, strange))
+    def of(cls, bright: Float[NDArray[np.float32], " n"], said: Float[NDArray[np.float32], " n"]) -> Self:
+        """From places of good cloth: how bright it is around, and what the method says."""
         inner = np.quantile(bright, [0.02, 0.2, 0.4, 0.6, 0.8, 0.98])
         # the bright and the dark ends are small parts of the cloth: they are divided evenly
         ends = np.linspace(float(bright.min()), float(bright.max()), 10)[1:-1]
@@ -86,8 +87,11 @@ class Expectation:
 class Normality:
     """What good cloth of one fabric looks like; made by :meth:`fit`, or from :meth:`to_arrays`."""
 
-    def __init__(self, light: Light, methods: Sequence[Method], expected: Sequence[Expectation]) -> None:
+    def __init__(
+        self, light: Light, methods: Sequence[Method], expected: Sequence[Expectation], typical: float
+    ) -> None:
         self._light, self._methods, self._expected = light, tuple(methods), tuple(expected)
+        self._typical = typical  # the median strangeness of good cloth
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -119,7 +123,7 @@ class Normality:
         """
         if not len(good):
             raise DatasetError("no good cloth to learn from")
-        light = Light.of(good[i] for i in range(min(len(good), 16)))
+        light = Light.of(good[i] for i in _spread(len(good), _LIGHT))
         even = _Even(light, good)
         made: list[Method] = []
         for name in methods:
@@ -127,16 +131,15 @@ class Normality:
                 made.append(Memory.fit(even, memory, seconds=seconds, seed=seed, progress=progress))
             else:
                 made.append(Prediction.fit(even, seed=seed))
-        shown = [even[i] for i in np.unique(np.linspace(0, len(good) - 1, _SHOWN).astype(int))]
-        if held:
-            unseen = _Even(light, held)
-            shown += [unseen[i] for i in np.unique(np.linspace(0, len(held) - 1, _SHOWN).astype(int))]
-        around = [_around(picture) for picture in shown]
-        expected = [
-            Expectation.of(around, [_tiled(method.strangeness, picture) for picture in shown])
-            for method in made
+        places = [_places(made, one) for one in even.some()]
+        unseen = [_places(made, one) for one in _Even(light, held).some()] if len(held) else []
+        bright, *said = np.concatenate(places + unseen, axis=1)
+        expected = [Expectation.of(bright, own) for own in said]
+        rest = [
+            np.mean([own - e.at(around) for own, e in zip(strange, expected, strict=True)], axis=0)
+            for around, *strange in unseen or places
         ]
-        return cls(light, made, expected)
+        return cls(light, made, expected, float(np.median(np.concatenate(rest))))
 
     def score(self, image: Picture) -> ScoreMap:
         """How strange each place is.
@@ -148,17 +151,15 @@ class Normality:
             float32 HW in [0, 1].
         """
         even = self._light.even(image)
-        strange = _tiled(self._strangeness, even)
-        return np.asarray(1 / (1 + np.exp(-2 * strange)), np.float32)
-
-    def strangeness_by_method(self, image: Picture) -> dict[str, Float[NDArray[np.float32], "h w"]]:
-        """What each method says of a picture, less what is expected there."""
-        even = self._light.even(image)
         around = _around(even)
-        return {
-            method.name: _tiled(method.strangeness, even) - expected.at(around)
-            for method, expected in zip(self._methods, self._expected, strict=True)
-        }
+        strange = np.zeros(even.shape[:2], np.float32)
+        for method, expected in zip(self._methods, self._expected, strict=True):
+            strange += (_tiled(method.strangeness, even) - expected.at(around)) / len(self._methods)
+        strange -= max(0.0, float(np.median(strange)) - self._typical)
+        for method in self._methods:
+            if isinstance(method, Memory) and method.taught:
+                strange += _tiled(method.recognised, even)
+        return np.asarray(1 / (1 + np.exp(-2 * strange)), np.float32)
 
     def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
@@ -184,7 +185,7 @@ class Normality:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that it knows, as plain arrays."""
         light = np.array([*self._light.middle, self._light.spread])
-        arrays: dict[str, NDArray[Any]] = {"light": light}
+        arrays: dict[str, NDArray[Any]] = {"light": light, "typical": np.array([self._typical])}
         for method, expected in zip(self._methods, self._expected, strict=True):
             own = method.to_arrays() | {"expected.edges": expected.edges, "expected.values": expected.values}
             arrays |= {f"{method.name}.{key}": value for key, value in own.items()}
@@ -199,6 +200,7 @@ class Normality:
         """
         try:
             red, green, blue, spread = (float(value) for value in arrays["light"])
+            (typical,) = (float(value) for value in arrays["typical"])
             methods: list[Method] = []
             expected = []
             for name, build in _BUILD.items():
@@ -214,18 +216,7 @@ class Normality:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
             raise ValueError("a normality without a method")
-        return cls(Light((red, green, blue), spread), methods, expected)
-
-    def _strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
-        around = _around(even)
-        total = np.zeros(even.shape[:2], np.float32)
-        for method, expected in zip(self._methods, self._expected, strict=True):
-            total += np.float32(method.weight) * (method.strangeness(even) - expected.at(around))
-        total /= np.float32(sum(method.weight for method in self._methods))
-        for method in self._methods:
-            if isinstance(method, Memory) and method.taught:
-                total += method.recognised(even)
-        return total
+        return cls(Light((red, green, blue), spread), methods, expected, typical)
 
     def _memory(self) -> Memory:
         for method in self._methods:
@@ -251,6 +242,23 @@ class _Even(Sequence[Picture]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._light.even(self._pictures[index])
+
+    def some(self) -> Iterator[Picture]:
+        """As many of them, spread evenly, as have about :data:`_SHOWN` pixels together; at least one."""
+        height, width = self._pictures[0].shape[:2]
+        for index in _spread(len(self), max(1, _SHOWN // (height * width))):
+            yield self[index]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many places of a sequence, spread evenly."""
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))]
+
+
+def _places(methods: Sequence[Method], even: Picture) -> Float[NDArray[np.float32], "m n"]:
+    """Of every third place of a picture: how bright it is around, and what each method says."""
+    maps = [_around(even), *(_tiled(method.strangeness, even) for method in methods)]
+    return np.stack([one.ravel()[::3] for one in maps])
 
 
 def _around(even: Picture) -> Float[NDArray[np.float32], "h w"]:

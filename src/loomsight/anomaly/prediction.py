@@ -54,7 +54,6 @@ class Prediction:
     """Predictors of a fabric from its surroundings; made by :meth:`fit`, or from :meth:`to_arrays`."""
 
     name = "prediction"
-    weight = 1.0
 
     def __init__(self, rings: Sequence[_Ring]) -> None:
         self._rings = tuple(rings)

@@ -126,12 +126,8 @@ class UnionEngine:
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        known, strange = self.maps(image)
-        return self._point.unite(known, strange)
-
-    def maps(self, image: Picture) -> tuple[ScoreMap, ScoreMap]:
-        """The segmenter's map, and how strange each place is."""
-        return self._known.score(image), self._normality.score(self._known.corrected(image))
+        strange = self._normality.score(self._known.corrected(image))
+        return self._point.unite(self._known.score(image), strange)
 
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
         """The regions with their types, as :meth:`TorchEngine.name`; what is only strange has none."""
