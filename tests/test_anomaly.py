@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -32,7 +32,8 @@ def good_cloth(count: int = 6) -> tuple[Picture, ...]:
 
 @cache
 def normality() -> Normality:
-    return Normality.fit(good_cloth()[:4], held=good_cloth()[4:5], memory=MemorySettings(budget_mb=1))
+    small = partial(Memory.fit, settings=MemorySettings(budget_mb=1))
+    return Normality.fit(good_cloth()[:4], held=good_cloth()[4:5], methods=(small, Prediction.fit))
 
 
 def holed(picture: Picture, y: int, x: int, radius: int = 6) -> tuple[Picture, Mask]:
@@ -190,7 +191,7 @@ def test_a_place_that_is_none_cannot_be_taught(where: Mask) -> None:
 
 
 def test_what_has_no_memory_cannot_be_taught() -> None:
-    own = Normality.fit(good_cloth()[:2], methods=("prediction",))
+    own = Normality.fit(good_cloth()[:2], methods=(Prediction.fit,))
     with pytest.raises(ValueError, match="needs a memory"):
         own.teach(good_cloth()[0], np.ones((192, 320), np.bool_), defect=True)
 

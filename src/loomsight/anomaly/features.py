@@ -41,8 +41,13 @@ class Features:
     def levels(self, even: Picture) -> list[Float[Tensor, "c h w"]]:
         """Features of an evenly lit picture (:meth:`Light.even`) at each stride, finest first."""
         x = torch.from_numpy(np.ascontiguousarray(even)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        return [level[0] for level in self.batch(x)]
+
+    @torch.no_grad()
+    def batch(self, x: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c h2 w2"]]:
+        """The same of evenly lit pictures in [0, 1]."""
         levels = self._network(x.contiguous(memory_format=torch.channels_last))
-        return [level[0] for level in levels[-LEVELS:]]
+        return list(levels[-LEVELS:])
 
 
 def windows(picture: Picture, rng: np.random.Generator) -> Iterator[Picture]:

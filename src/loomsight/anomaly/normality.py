@@ -4,13 +4,14 @@
 2. Each method says how strange a place is, as a logarithm: a distance, an error, a surprise.
 3. From that is taken what good cloth shows in the same *context*, the brightness of the surroundings: a
    selvedge is rougher than the cloth beside it, and its own good pieces show by how much. What remains is
-   above zero on the rarest hundredth of good cloth.
+   above zero on the rarest hundredth of good cloth. It is measured by the *tail* of good cloth, from its
+   rarest hundredth to its rarest ten-thousandth, so that one unit says the same of every method.
 4. The methods are averaged. A picture that is stranger than good cloth *as a whole*, by its median, is so
-   because of a new lot of yarn or of the lens, and all of it counts less by as much; or the whole picture
-   would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its texture
-   code (inspection/familiar.py).
-5. What was taught is added. The score is the logistic of twice that: one half where good cloth's rarest
-   hundredth begins.
+   because of a new lot of yarn or of the lens, and all of it counts less by half as much; or the whole
+   picture would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its
+   texture code (inspection/familiar.py).
+5. What was taught is added. The score is the logistic of that: one half where good cloth's rarest hundredth
+   begins.
 """
 
 from __future__ import annotations
@@ -23,19 +24,24 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loomsight.anomaly.memory import Memory, MemorySettings
+from loomsight.anomaly.fanogan import FAnoGan
+from loomsight.anomaly.ganomaly import Ganomaly
+from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.prediction import Prediction
+from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
 from loomsight.fabric.tiles import score_tiles
 from loomsight.fabric.types import Mask, Picture, ScoreMap
-from loomsight.progress import Progress
 
-MethodName = Literal["memory", "prediction"]
+MethodName = Literal["memory", "prediction", "fanogan", "ganomaly", "student"]
 TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see score_tiles
 RARE = 0.01
 """The share of good cloth that is above one half."""
+_RAREST = 1e-4  # the share of good cloth at which its tail is measured
+_LEAST_TAIL = 0.02  # of a logarithm
+_WHOLE = 0.5  # of what a picture is stranger as a whole that is taken off
 _AROUND = 10.0  # pixels of the surroundings, a Gaussian's deviation
 _FEW = 200  # places of good cloth: with fewer a context has no expectation of its own
 _SHOWN = 8_000_000  # pixels of those learned from, and of those held back, that expectations come from
@@ -60,28 +66,44 @@ class Expectation:
     """The most that a method says of good cloth, but for its rarest hundredth, by how bright it is around."""
 
     def __init__(
-        self, edges: Float[NDArray[np.float32], " n"], values: Float[NDArray[np.float32], " m"]
+        self, edges: Float[NDArray[np.float32], " n"], values: Float[NDArray[np.float32], " m"], tail: float
     ) -> None:
-        self.edges, self.values = edges, values
+        self.edges, self.values, self.tail = edges, values, tail
 
     @classmethod
     def of(cls, bright: Float[NDArray[np.float32], " n"], said: Float[NDArray[np.float32], " n"]) -> Self:
-        """From places of good cloth: how bright it is around, and what the method says."""
+        """From places of good cloth: how bright it is around, and what the method says.
+
+        The tail is that of the same places until :meth:`measured` by others.
+        """
         inner = np.quantile(bright, [0.02, 0.2, 0.4, 0.6, 0.8, 0.98])
         # the bright and the dark ends are small parts of the cloth: they are divided evenly
         ends = np.linspace(float(bright.min()), float(bright.max()), 10)[1:-1]
         edges = np.unique(np.concatenate([inner, ends])).astype(np.float32)
-        overall = float(np.quantile(said, 1 - RARE))
-        where, values = np.digitize(bright, edges), []
-        for context in range(len(edges) + 1):
-            own = said[where == context]
-            value = float(np.quantile(own, 1 - RARE)) if len(own) >= _FEW else overall
-            values.append(max(value, overall - _BELOW))
-        return cls(edges, np.array(values, np.float32))
+        where, overall = np.digitize(bright, edges), float(np.quantile(said, 1 - RARE))
+        own = [said[where == context] for context in range(len(edges) + 1)]
+        values = np.array([np.quantile(one, 1 - RARE) if len(one) >= _FEW else overall for one in own])
+        # what most of the cloth shows: a margin without cloth beside it must not decide for all of it
+        order = np.argsort(values)
+        area = np.cumsum([len(own[context]) for context in order])
+        usual = values[order[np.searchsorted(area, area[-1] / 2)]]
+        values = np.maximum(values, usual - _BELOW)
+        return cls(edges, values.astype(np.float32), 1.0)
 
-    def at(self, around: Float[NDArray[np.float32], "h w"]) -> Float[NDArray[np.float32], "h w"]:
-        """The expectation at each place."""
-        return self.values[np.digitize(around, self.edges)]
+    def measured(
+        self, bright: Float[NDArray[np.float32], " n"], said: Float[NDArray[np.float32], " n"]
+    ) -> Self:
+        """The same, with the tail of these places of good cloth."""
+        self.tail = 1.0
+        begin, end = np.quantile(self.beyond(bright, said), [1 - RARE, 1 - _RAREST])
+        self.tail = max(float(end - begin), _LEAST_TAIL)
+        return self
+
+    def beyond(
+        self, around: Float[NDArray[np.float32], "*shape"], said: Float[NDArray[np.float32], "*shape"]
+    ) -> Float[NDArray[np.float32], "*shape"]:
+        """By how much a method says more than expected, in tails."""
+        return (said - self.values[np.digitize(around, self.edges)]) / np.float32(self.tail)
 
 
 class Normality:
@@ -104,18 +126,14 @@ class Normality:
         good: Sequence[Picture],
         *,
         held: Sequence[Picture] = (),
-        methods: Sequence[MethodName] = ("memory", "prediction"),
-        memory: MemorySettings | None = None,
-        seconds: float | None = None,
-        seed: int = 0,
-        progress: Progress | None = None,
+        methods: Sequence[Callable[[Sequence[Picture]], Method]] = (Memory.fit, Prediction.fit),
     ) -> Self:
         """Learn what good cloth looks like.
 
         Args:
             good: uint8 pictures, HW or HWC RGB.
             held: other good pictures: what is strange in cloth that was not learned is expected too.
-            seconds: about how long it may take; pictures that are left then are not remembered.
+            methods: what learns each method from the evenly lit pictures.
 
         Raises:
             DatasetError: there is no picture.
@@ -125,21 +143,16 @@ class Normality:
             raise DatasetError("no good cloth to learn from")
         light = Light.of(good[i] for i in _spread(len(good), _LIGHT))
         even = _Even(light, good)
-        made: list[Method] = []
-        for name in methods:
-            if name == "memory":
-                made.append(Memory.fit(even, memory, seconds=seconds, seed=seed, progress=progress))
-            else:
-                made.append(Prediction.fit(even, seed=seed))
+        made = [learn(even) for learn in methods]
         places = [_places(made, one) for one in even.some()]
         unseen = [_places(made, one) for one in _Even(light, held).some()] if len(held) else []
         bright, *said = np.concatenate(places + unseen, axis=1)
-        expected = [Expectation.of(bright, own) for own in said]
-        rest = [
-            np.mean([own - e.at(around) for own, e in zip(strange, expected, strict=True)], axis=0)
-            for around, *strange in unseen or places
+        around, *strange = np.concatenate(unseen or places, axis=1)
+        expected = [
+            Expectation.of(bright, own).measured(around, new) for own, new in zip(said, strange, strict=True)
         ]
-        return cls(light, made, expected, float(np.median(np.concatenate(rest))))
+        beyond = [e.beyond(around, own) for own, e in zip(strange, expected, strict=True)]
+        return cls(light, made, expected, float(np.median(np.mean(beyond, axis=0))))
 
     def score(self, image: Picture) -> ScoreMap:
         """How strange each place is.
@@ -150,16 +163,18 @@ class Normality:
         Returns:
             float32 HW in [0, 1].
         """
+        from scipy.special import expit
+
         even = self._light.even(image)
         around = _around(even)
         strange = np.zeros(even.shape[:2], np.float32)
         for method, expected in zip(self._methods, self._expected, strict=True):
-            strange += (_tiled(method.strangeness, even) - expected.at(around)) / len(self._methods)
-        strange -= max(0.0, float(np.median(strange)) - self._typical)
-        for method in self._methods:
+            strange += expected.beyond(around, _tiled(method.strangeness, even)) / len(self._methods)
+        strange -= _WHOLE * max(0.0, float(np.median(strange)) - self._typical)
+        for method, expected in zip(self._methods, self._expected, strict=True):
             if isinstance(method, Memory) and method.taught:
-                strange += _tiled(method.recognised, even)
-        return np.asarray(1 / (1 + np.exp(-2 * strange)), np.float32)
+                strange += _tiled(method.recognised, even) / expected.tail
+        return np.asarray(expit(strange), np.float32)
 
     def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
@@ -187,7 +202,11 @@ class Normality:
         light = np.array([*self._light.middle, self._light.spread])
         arrays: dict[str, NDArray[Any]] = {"light": light, "typical": np.array([self._typical])}
         for method, expected in zip(self._methods, self._expected, strict=True):
-            own = method.to_arrays() | {"expected.edges": expected.edges, "expected.values": expected.values}
+            own = method.to_arrays() | {
+                "expected.edges": expected.edges,
+                "expected.values": expected.values,
+                "expected.tail": np.array([expected.tail], np.float32),
+            }
             arrays |= {f"{method.name}.{key}": value for key, value in own.items()}
         return arrays
 
@@ -211,7 +230,8 @@ class Normality:
                 }
                 if own:
                     methods.append(build(own))
-                    expected.append(Expectation(own["expected.edges"], own["expected.values"]))
+                    (tail,) = (float(value) for value in own["expected.tail"])
+                    expected.append(Expectation(own["expected.edges"], own["expected.values"], tail))
         except KeyError as error:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
@@ -228,7 +248,19 @@ class Normality:
 _BUILD: dict[str, Callable[[Mapping[str, NDArray[Any]]], Method]] = {
     "memory": Memory.from_arrays,
     "prediction": Prediction.from_arrays,
+    "fanogan": FAnoGan.from_arrays,
+    "ganomaly": Ganomaly.from_arrays,
+    "student": Student.from_arrays,
 }
+
+
+def open_method(name: str, arrays: Mapping[str, NDArray[Any]]) -> Method:
+    """A method from its arrays.
+
+    Raises:
+        KeyError, ValueError: there is no such method, or these are not its arrays.
+    """
+    return _BUILD[name](arrays)
 
 
 class _Even(Sequence[Picture]):

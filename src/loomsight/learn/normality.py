@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
-from loomsight.anomaly.normality import MethodName, Normality
+from loomsight.anomaly.memory import Memory
+from loomsight.anomaly.normality import Method, MethodName, Normality
+from loomsight.anomaly.prediction import Prediction
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
-from loomsight.fabric.types import ScoreMap
+from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth
 from loomsight.profile import NormalityCard
 from loomsight.progress import Progress
@@ -46,6 +49,35 @@ class LearnedNormality:
         return united, together
 
 
+def fitting(
+    name: MethodName,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Callable[[Sequence[Picture]], Method]:
+    """What learns a method from evenly lit good pictures.
+
+    Args:
+        steps, seconds: of training, whichever ends first; a memory looks at pictures for so many seconds, and
+            a prediction needs neither.
+    """
+    if name == "memory":
+        return partial(Memory.fit, seconds=seconds, seed=seed, progress=progress)
+    if name == "prediction":
+        return partial(Prediction.fit, seed=seed)
+    from loomsight.learn.adversarial import train_fanogan, train_ganomaly  # torch's training code, if needed
+    from loomsight.learn.distillation import train_student
+
+    train: Mapping[str, Callable[..., Method]] = {
+        "fanogan": train_fanogan,
+        "ganomaly": train_ganomaly,
+        "student": train_student,
+    }
+    return partial(train[name], steps=steps, seconds=seconds, seed=seed, progress=progress)
+
+
 def learn_normality(
     cloth: GoodCloth,
     methods: Sequence[MethodName],
@@ -57,7 +89,11 @@ def learn_normality(
     """Learn what good cloth looks like, in about so many seconds, and look at what was held back."""
     progress = progress or Progress()
     normality = Normality.fit(
-        cloth.learn, held=cloth.judge, methods=methods, seconds=seconds, seed=seed, progress=progress
+        cloth.learn,
+        held=cloth.judge,
+        methods=[
+            fitting(name, seconds=seconds / len(methods), seed=seed, progress=progress) for name in methods
+        ],
     )
     strange = [
         normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))

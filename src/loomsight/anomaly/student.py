@@ -1,0 +1,129 @@
+"""A student: a small network that answers like its teacher where cloth is good, because it saw nothing else.
+
+After Batzner et al., *EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies*, WACV
+2024, small enough for every pixel of a line. Three networks of a few thousand multiplications a pixel:
+
+* the **teacher** has learned to answer like the frozen EfficientNet-Lite0, on good cloth and on cloth that
+  was disturbed in many ways, so it answers sensibly for a defect too;
+* the **student** has learned to answer like the teacher on good cloth alone. Where they differ, cloth is not
+  as it was: the first half of the score;
+* the **autoencoder** gives the teacher's answers for good cloth through a narrow passage, so it knows how
+  cloth is built and no detail; a second head of the student has learned to answer like it, mistakes included.
+  Where these differ, the structure is not as it was: the second half.
+
+Both halves are logarithms of a distance, and averaged. All three learned under changing light and focus. The
+frozen network itself is needed for training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from loomsight.anomaly.cells import load_arrays, state_arrays, to_input
+from loomsight.fabric.types import Picture
+
+ANSWERS = 64
+"""Channels of the teacher's answer: the frozen network's 24 at stride 4 and 40 at stride 8."""
+STRIDE = 4
+_WIDTH = 40
+_LATENT = 8  # channels of the narrow passage, at stride 32
+_LEAST = 1e-3
+
+
+class _Small(nn.Module):
+    """Picture → answers at a quarter of its resolution, from 28 × 28 pixels around each."""
+
+    def __init__(self, channels: int, answers: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = channels * STRIDE**2
+        for _ in range(3):
+            layers += [nn.Conv2d(before, _WIDTH, 3, padding=1, padding_mode="replicate"), nn.ReLU()]
+            before = _WIDTH
+        self.layers = nn.Sequential(*layers, nn.Conv2d(before, answers, 1))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n a h4 w4"]:
+        out: Tensor = self.layers(F.pixel_unshuffle(x, STRIDE))
+        return out
+
+
+class _Autoencoder(nn.Module):
+    """Picture → answers at a quarter of its resolution, through a few numbers for 32 × 32 pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        before, down = channels * 16, []
+        for stride in (1, 2, 2):
+            down += [nn.Conv2d(before, _WIDTH, 3, stride, 1, padding_mode="replicate"), nn.ReLU()]
+            before = _WIDTH
+        self.down = nn.Sequential(*down, nn.Conv2d(_WIDTH, _LATENT, 1))
+        before, self.up = _LATENT, nn.ModuleList()
+        for _ in range(3):
+            self.up.append(nn.Conv2d(before, _WIDTH, 3, padding=1, padding_mode="replicate"))
+            before = _WIDTH
+        self.out = nn.Conv2d(_WIDTH, ANSWERS, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n a h4 w4"]:
+        x = self.down(F.pixel_unshuffle(F.avg_pool2d(x, 2), 4))
+        for number, layer in enumerate(self.up):
+            x = layer(x).relu()
+            if number < 2:
+                x = F.interpolate(x, scale_factor=2.0, mode="bilinear")
+        return F.interpolate(self.out(x), scale_factor=2.0, mode="bilinear")
+
+
+class Student:
+    """The three networks; trained by :func:`loomsight.learn.distillation.train_student`."""
+
+    name = "student"
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.teacher: nn.Module = _Small(channels, ANSWERS).to(self.device)
+        self.student: nn.Module = _Small(channels, 2 * ANSWERS).to(self.device)
+        self.autoencoder: nn.Module = _Autoencoder(channels).to(self.device)
+
+    @torch.inference_mode()
+    def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+        """A logarithm, of an evenly lit picture or tile."""
+        height, width = even.shape[:2]
+        below, beside = (-side % 32 for side in (height, width))
+        padded = np.pad(even, ((0, below), (0, beside), (0, 0)), "edge")
+        x = to_input(padded, self.channels, self.device)
+        answers, (said, structure) = self.teacher(x), self.student(x).chunk(2, 1)
+        halves = [
+            0.5 * ((a - b).square().mean(1, keepdim=True) + _LEAST).log()
+            for a, b in ((answers, said), (self.autoencoder(x), structure))
+        ]
+        both = F.interpolate((halves[0] + halves[1]) / 2, x.shape[2:], mode="bilinear")
+        return np.asarray(both[0, 0, :height, :width].cpu().numpy(), np.float32)
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """All that it knows, as plain arrays."""
+        return state_arrays(self.networks())
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The networks again.
+
+        Raises:
+            KeyError, ValueError: these are not their arrays.
+        """
+        made = cls(int(arrays["teacher.layers.0.weight"].shape[1]) // STRIDE**2)
+        load_arrays(made.networks(), arrays)
+        for network in made.networks().values():
+            network.eval().requires_grad_(False)
+        return made
+
+    def networks(self) -> dict[str, nn.Module]:
+        """By the names that their arrays have."""
+        return {"teacher": self.teacher, "student": self.student, "autoencoder": self.autoencoder}
