@@ -57,7 +57,7 @@ WOVEN = "woven/denim,woven/oxford,woven/jersey"
 METHODS = "memory,prediction,memory+prediction,fanogan,ganomaly,student"
 COLUMNS = ("auroc", "ap", "ap_picture", "aupro", "recall", "minutes", "mpx_per_s")
 ALARMS = AlarmRate.per_megapixel(0.1)
-STEPS = {"fanogan": 1500, "ganomaly": 1000, "student": 1000, "diffusion": 600}
+STEPS = {"fanogan": 1000, "ganomaly": 500, "student": 500, "diffusion": 400}
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ PATCH, BATCH = 128, 8
 _TEACHING = 0.5  # of the steps or seconds, that the teacher gets; the other two have the rest
 _LOOKED_AT = 16  # patches that the frozen network's deviations are read from
 _LR = 2e-3
+_WHITENED = 16  # batches that the differences on good cloth are read from
+_LEAST_VARIANCE = 1e-5  # of the largest
 
 
 class TeacherTask:
@@ -140,7 +142,37 @@ def train_student(
     fit(StudentTask(made), good.batch, _settings(steps, seconds, 1 - _TEACHING, seed), progress=progress)
     for network in made.networks().values():
         network.eval().requires_grad_(False)
+    _whiten(made, torch.cat([good.batch(k) for k in range(_WHITENED)]).to(made.device))
     return made
+
+
+@torch.no_grad()
+def _whiten(made: Student, patches: Float[Tensor, "n c s s"]) -> None:
+    """Turn and stretch the answers so that on good cloth differences are of unit variance and uncorrelated.
+
+    A difference counts by how rare it is on good cloth, not by how large the frozen network's numbers are.
+    Linear, so it is taken into the last layers and costs nothing.
+    """
+    said, same = made.student(patches).chunk(2, 1)
+    pairs = (made.teacher(patches) - said, made.autoencoder(patches) - same)
+    outs = (made.teacher.out, made.autoencoder.out)
+    last, turned = made.student.out, []
+    for difference, out, rows in zip(pairs, outs, last.weight.chunk(2), strict=True):
+        flat = difference.movedim(1, 0).flatten(1).double()
+        values, directions = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
+        values = values.clamp(min=0) + _LEAST_VARIANCE * values[-1]
+        turn = ((directions / values.sqrt()) @ directions.T).float()
+        for weight in (out.weight, rows):
+            weight.copy_((turn @ weight.flatten(1)).view_as(weight))
+        _bias(out).copy_(turn @ _bias(out))
+        turned.append(turn)
+    for turn, bias in zip(turned, _bias(last).chunk(2), strict=True):
+        bias.copy_(turn @ bias)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None  # noqa: S101 — the layers are made with one
+    return layer.bias
 
 
 def _settings(steps: int | None, seconds: float | None, share: float, seed: int) -> TrainSettings:
