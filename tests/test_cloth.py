@@ -7,8 +7,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loomsight.anomaly.drift import sharpness
 from loomsight.fabric.types import Picture
-from loomsight.learn.cloth import doubts_about, part, sharpness
+from loomsight.learn.cloth import doubts_about, part
 from loomsight.loom import ClothSpec, weave
 
 

@@ -19,7 +19,7 @@ It is sealed: see :mod:`loomsight.sealed`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
@@ -30,6 +30,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from loomsight import __version__
 from loomsight.anomaly.calibration import UnionPoint
+from loomsight.anomaly.drift import DriftCard
 from loomsight.config import Config
 from loomsight.detection.fusion import FusionPoint
 from loomsight.errors import ProfileError, UsageError
@@ -122,6 +123,7 @@ class Card(Config):
     operating_point: Annotated[OperatingPoint, AfterValidator(_possible)]
     detector: DetectorCard | None = None
     normality: NormalityCard | None = None
+    drift: DriftCard | None = None
     texture: dict[str, JsonValue] = {}
     recipe: dict[str, JsonValue] = {}
     training: dict[str, JsonValue] = {}
@@ -165,6 +167,7 @@ class Profile:
         camera: FlatField | None = None,
         detector: tuple[DetectorCard, Mapping[str, Tensor]] | None = None,
         normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]] | None = None,
+        drift: DriftCard | None = None,
         recipe: Mapping[str, JsonValue] | None = None,
         training: Mapping[str, JsonValue] | None = None,
         samples: Sequence[Picture] = (),
@@ -181,6 +184,7 @@ class Profile:
                 goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
             detector: the detector learned beside the network, its card and its state dict.
             normality: what good cloth looks like, its card and :meth:`Normality.to_arrays`.
+            drift: what a line compares its light, focus and cloth with.
             camera: the lines of the camera, which are taken out of each picture before it is scored.
             samples: pictures of the learned cloth, uint8 HW or HWC RGB.
             report: the HTML of the learning report.
@@ -223,6 +227,7 @@ class Profile:
                     "operating_point": operating_point,
                     "detector": None if detector is None else detector[0],
                     "normality": None if normality is None else normality[0],
+                    "drift": drift,
                     "texture": dict(texture_facts or {}),
                     "recipe": dict(recipe or {}),
                     "training": dict(training or {}),
@@ -232,6 +237,45 @@ class Profile:
             )
             _KIND.close(work, card)
         return cls(folder, card)
+
+    def renewed(
+        self,
+        *,
+        normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]],
+        operating_point: OperatingPoint,
+        drift: DriftCard | None,
+        what: str,
+    ) -> Self:
+        """The profile in its own folder with another normality; whole, or as it was.
+
+        Args:
+            normality, operating_point, drift: what takes the place of its own.
+            what: one line on why, for the card's training facts.
+
+        Raises:
+            ProfileError: a file of it was damaged since it was opened.
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        import safetensors.numpy
+
+        kept = {name: self.read(name) for name in self.card.files if name != NORMALITY}
+        told = self.card.training.get("renewed", [])
+        with new_folder(self.folder, replace=True) as work:
+            for name, data in kept.items():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(work / name, data)
+            known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
+            write_bytes(work / NORMALITY, safetensors.numpy.save(known))
+            changes = {
+                "normality": normality[0],
+                "operating_point": operating_point,
+                "drift": drift,
+                "training": {**self.card.training, "renewed": [*cast(list[JsonValue], told), what]},
+                "files": _KIND.hashes(work),
+            }
+            card = Card.parse(self.card.model_dump() | changes, where=f"profile {self.name}")
+            _KIND.close(work, card)
+        return replace(self, card=card)
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
@@ -248,6 +292,22 @@ class Profile:
                 "the profile is incomplete", where=folder, why=f"{WEIGHTS} is not listed in it"
             )
         return cls(folder, card)
+
+    def promising(self, false_alarms: float) -> Self:
+        """The same profile with another promise, in its unit; only in memory, nothing is written.
+
+        Raises:
+            UsageError: the threshold cannot be moved so far, or a detector has its say in it.
+        """
+        if self.card.detector is not None:
+            raise UsageError(
+                "the promise cannot be changed",
+                where=self.folder,
+                why="a detector is fused with the network at one promise",
+                do="learn again with --false-alarms",
+            )
+        point = self.card.operating_point.moved(false_alarms)
+        return replace(self, card=self.card.model_copy(update={"operating_point": point}))
 
     def read(self, name: str) -> bytes:
         """The bytes of one of its files, verified again as they are read.

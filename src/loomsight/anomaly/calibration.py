@@ -47,15 +47,24 @@ class UnionPoint:
     strangeness: float
     strangeness_scale: float
 
-    def unite(self, known: ScoreMap, strange: ScoreMap) -> ScoreMap:
-        """The map of both: one half where either reaches its own threshold."""
+    def unite(
+        self,
+        known: ScoreMap,
+        strange: ScoreMap,
+        calmed: Float[NDArray[np.float32], "h w"] | None = None,
+    ) -> ScoreMap:
+        """The map of both: one half where either reaches its own threshold.
+
+        Args:
+            calmed: logits that are added because a place was taught to be good, at most 0.
+        """
         from scipy.special import expit
 
         surer = np.maximum(
             _margin(known, self.segmenter, self.segmenter_scale),
             _margin(strange, self.strangeness, self.strangeness_scale),
         )
-        return np.asarray(expit(surer), np.float32)
+        return np.asarray(expit(surer if calmed is None else surer + calmed), np.float32)
 
 
 def calibrate_union(

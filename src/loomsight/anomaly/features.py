@@ -37,7 +37,6 @@ class Features:
         network.requires_grad_(False)
         self._network: nn.Module = network
 
-    @torch.inference_mode()
     def levels(self, even: Picture) -> list[Float[Tensor, "c h w"]]:
         """Features of an evenly lit picture (:meth:`Light.even`) at each stride, finest first."""
         x = torch.from_numpy(np.ascontiguousarray(even)).to(self.device).permute(2, 0, 1)[None].float() / 255

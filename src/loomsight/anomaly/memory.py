@@ -7,8 +7,9 @@ Roth et al., *Towards Total Recall in Industrial Anomaly Detection* (PatchCore, 
 * features are decorrelated, half way (eigenvalues to the power ¼): what hardly varies in good cloth counts
   more, what the camera's noise alone moves does not drown the rest;
 * the memory is a coreset of a fixed size, kept while pictures stream by: what it covers already is dropped at
-  once, and when the buffer is full a greedy k-centre (Gonzalez, 1985) keeps the vectors that cover best. So
-  its size is the same after ten pictures and after ten thousand, and good cloth can be added at any time.
+  once, and when the buffer is full a greedy k-centre (Gonzalez, 1985) keeps the vectors that cover best, in
+  place. So its size is the same after ten pictures and after ten thousand, and good cloth can be added at
+  any time.
 
 What is *taught*, a defect that was missed or a false alarm, is a set of features too, kept apart: where a
 place is nearer to one than to all good cloth, it is as much stranger, or less strange, as it is nearer.
@@ -23,7 +24,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 from torch import Tensor
@@ -57,6 +58,28 @@ class _Level:
         self.middle, self.projection, self.bank = middle, projection, bank
         self.reach = reach  # what lies nearer to the bank is covered already
         self.good = self.bad = bank[:0]
+        self.room = bank  # the bank is its beginning
+
+    def take(self, vectors: Float[Tensor, "n c"], size: int) -> None:
+        """Add up to ``size`` vectors; past twice that many, those that cover best are kept."""
+        count = len(self.bank)
+        if len(self.room) < 3 * size:
+            room = self.middle.new_empty(3 * size, len(self.middle))
+            room[:count] = self.bank
+            self.room = room
+        self.room[count : count + len(vectors)] = vectors
+        self.bank = self.room[: count + len(vectors)]
+        if len(self.bank) > 2 * size:
+            self.reduce(size)
+
+    def reduce(self, size: int) -> None:
+        """Keep those ``size`` vectors that cover best, in their place: there is no room for a copy."""
+        if len(self.bank) <= size:
+            return
+        chosen, self.reach = _k_centre(self.bank, size)
+        for at in torch.split(torch.arange(size), _ROWS):  # what is kept moves down, in order
+            self.room[at] = self.room[chosen[at]]
+        self.bank = self.room[:size]
 
     def project(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         return (features - self.middle) @ self.projection
@@ -130,7 +153,7 @@ class Memory:
             self._see(picture, np.random.default_rng([seed, 3, number]))
         self._reduce()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
 
@@ -165,7 +188,7 @@ class Memory:
         """How much more like taught defects than like good cloth, as a logarithm; below 0 the reverse."""
         return self._mean(even, _Level.recognised)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _mean(self, even: Picture, said: Callable[[_Level, Tensor], Tensor]) -> NDArray[np.float32]:
         size = (even.shape[0], even.shape[1])
         total = torch.zeros(size)
@@ -212,7 +235,7 @@ class Memory:
         numbers = sum(level.projection.shape[1] for level in self._levels)
         return max(16, int(self._settings.budget_mb * 1e6 / 3 / 4 / numbers))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _see(self, picture: Picture, rng: np.random.Generator) -> None:
         """Take over what a picture shows and the memory does not cover yet."""
         size = self._size
@@ -224,13 +247,12 @@ class Memory:
                     flat = flat[torch.from_numpy(rng.choice(len(flat), most, replace=False))]
                 for part in torch.split(level.project(flat), size):
                     new = part if not len(level.bank) else part[_nearest(part, level.bank) > level.reach]
-                    level.bank = torch.cat([level.bank, new])
-                    if len(level.bank) > 2 * size:
-                        level.bank, level.reach = _k_centre(level.bank, size)
+                    level.take(new, size)
 
     def _reduce(self) -> None:
         for level in self._levels:
-            level.bank = _reduced(level.bank, self._size)
+            level.reduce(self._size)
+            level.bank = level.room = level.bank.clone()  # the room for more is given back
 
 
 def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
@@ -255,9 +277,15 @@ def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
     return levels
 
 
+def _squares(vectors: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Their squared lengths, without a copy of all."""
+    parts = [part.square().sum(1) for part in torch.split(vectors, _ROWS)]
+    return torch.cat(parts) if parts else vectors.new_zeros(0)
+
+
 def _nearest(vectors: Float[Tensor, "n c"], bank: Float[Tensor, "m c"]) -> Float[Tensor, " n"]:
     """Euclidean distance of each vector to the nearest of a bank."""
-    length = bank.square().sum(1)
+    length = _squares(bank)
     parts = [
         (torch.addmm(length, part, bank.T, alpha=-2).amin(1) + part.square().sum(1)).clamp(min=0).sqrt()
         for part in torch.split(vectors, _ROWS)
@@ -266,18 +294,21 @@ def _nearest(vectors: Float[Tensor, "n c"], bank: Float[Tensor, "m c"]) -> Float
 
 
 def _reduced(vectors: Float[Tensor, "n c"], size: int) -> Float[Tensor, "m c"]:
-    return vectors if len(vectors) <= size else _k_centre(vectors, size)[0]
+    return vectors if len(vectors) <= size else vectors[_k_centre(vectors, size)[0]]
 
 
-def _k_centre(vectors: Float[Tensor, "n c"], size: int) -> tuple[Float[Tensor, "m c"], float]:
+def _k_centre(vectors: Float[Tensor, "n c"], size: int) -> tuple[Int[Tensor, " m"], float]:
     """Those ``size`` vectors from which no other is far, each the farthest from all before; and how far."""
-    chosen = [0]
-    away = (vectors - vectors[0]).square().sum(1)
-    for _ in range(size - 1):
-        farthest = int(away.argmax())
+    length = _squares(vectors)
+    chosen, farthest = [], 0
+    away = torch.full_like(length, math.inf)
+    for _ in range(size):
         chosen.append(farthest)
-        away = torch.minimum(away, (vectors - vectors[farthest]).square().sum(1))
-    return vectors[chosen].clone(), math.sqrt(float(away.max()))
+        one = torch.addmv(length, vectors, vectors[farthest], alpha=-2) + length[farthest]
+        away = torch.minimum(away, one.clamp(min=0))
+        away[farthest] = 0
+        farthest = int(away.argmax())
+    return torch.tensor(sorted(chosen)), math.sqrt(float(away.max()))
 
 
 def _cells(where: Mask, shape: Sequence[int]) -> Tensor:

@@ -176,6 +176,17 @@ class Normality:
                 strange += _tiled(method.recognised, even) / expected.tail
         return np.asarray(expit(strange), np.float32)
 
+    def calmed(self, image: Picture) -> Float[NDArray[np.float32], "h w"] | None:
+        """By how many logits a place counts less because it looks like good cloth that was taught; at most 0.
+
+        None where nothing was taught. It is in :meth:`score` already; a union takes it off its own map too.
+        """
+        for method, expected in zip(self._methods, self._expected, strict=True):
+            if isinstance(method, Memory) and method.taught:
+                said = _tiled(method.recognised, self._light.even(image)) / np.float32(expected.tail)
+                return np.asarray(np.minimum(said, 0), np.float32)
+        return None
+
     def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from loomsight.errors import UsageError
+
 
 class Along(StrEnum):
     """The axis of a picture that runs along the roll."""
@@ -32,6 +34,13 @@ def inspect(
     along: Annotated[
         Along, typer.Option(help="The pictures' axis that runs along the roll: y, their height, or x.")
     ] = Along.Y,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            help="Promise so many false alarms, in the profile's unit, in place of the profile's own.",
+            show_default=False,
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
     ] = False,
@@ -47,6 +56,7 @@ def inspect(
       loomsight inspect roll7/ --profile twill
       loomsight inspect 'roll7/cam1_*.png' --profile twill --out roll7-report --maps
       loomsight inspect strip.png --profile twill --along x --json
+      loomsight inspect roll7/ --profile twill --false-alarms 5
     """
     from loomsight.inspection import line
     from loomsight.inspection.sources import open_source
@@ -54,7 +64,11 @@ def inspect(
     from loomsight.progress import for_stream
 
     frames = open_source(source)
+    if false_alarms is not None and not 0 < false_alarms < float("inf"):
+        raise UsageError("bad --false-alarms", where=f"{false_alarms:g}", why="it must be a number above 0")
     opened = Profile.open(profile)
+    if false_alarms is not None:
+        opened = opened.promising(false_alarms)
     folder = out or Path(f"{opened.name}-inspection")
     line.check_out(folder, frames, opened)
     progress = for_stream()

@@ -1,4 +1,4 @@
-"""``loomsight train``: what is learned once from known fabrics."""
+"""``loomsight train``: one network at a time, of known fabrics or of a profile."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Encoder(StrEnum):
 
 @app.callback()
 def train() -> None:
-    """Train what serves every fabric, from known fabrics."""
+    """Train what serves every fabric, from known fabrics; or one part of a fabric's profile."""
 
 
 @app.command()
@@ -73,11 +73,7 @@ def base(
     """
     from loomsight.base import check_target
 
-    for option, value in (("--minutes", minutes), ("--steps", steps), ("--woven", woven)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
-    if seed is not None and seed < 0:
-        raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
+    _check(("--minutes", minutes), ("--steps", steps), ("--woven", woven), seed=seed)
     if known is not None and not known.is_dir():
         raise UsageError(
             "bad --known", where=known, why="it is a file" if known.exists() else "there is no such folder"
@@ -160,6 +156,69 @@ def segmenter(
     _network("segmenter", out, known, minutes=minutes, steps=steps, seed=seed, json=json)
 
 
+@app.command()
+def anomaly(
+    good: Annotated[Path, typer.Argument(help="Good cloth of the fabric: a folder or a pattern.")],
+    *,
+    profile: Annotated[Path, typer.Option(help="The fabric's profile, which gets it.")],
+    method: Annotated[
+        str, typer.Option(help="memory, prediction, student, fanogan, ganomaly; several are joined by +.")
+    ] = "memory+prediction",
+    minutes: Annotated[
+        float | None, typer.Option(help="Time for everything; 5 if not given.", show_default=False)
+    ] = None,
+    seed: _Seed = None,
+    json: _Json = False,
+) -> None:  # fmt: skip
+    """Learn good cloth, for the defects that nobody labelled.
+
+    What a profile has for that is replaced, and its threshold set anew on a quarter of this cloth; its
+    network stays. Memory and prediction find most (see docs/benchmarks.md); the student is the fastest
+    network, the two GANs are there for comparison.
+
+    Examples:
+      loomsight train anomaly twill/good --profile twill
+      loomsight train anomaly twill/good --profile twill --method memory+prediction+student --minutes 10
+    """
+    from typing import get_args
+
+    _check(("--minutes", minutes), seed=seed)
+    from loomsight.anomaly.normality import MethodName
+
+    there: tuple[MethodName, ...] = get_args(MethodName)
+    words = list(dict.fromkeys(method.lower().split("+")))
+    unknown = [word for word in words if word not in there]
+    if unknown:
+        raise UsageError("no such method", where=unknown[0], why=f"there are {', '.join(there)}")
+    names = tuple(name for name in there if name in words)
+
+    from loomsight.learn.renew import train_anomaly
+    from loomsight.profile import Profile
+    from loomsight.progress import for_stream
+
+    opened = Profile.open(profile)
+    with for_stream() as progress:
+        made = train_anomaly(
+            opened,
+            good,
+            names,
+            minutes=minutes or 5.0,
+            seed=seed or 0,
+            progress=progress,
+        )
+    point = made.card.operating_point
+    if json:
+        from json import dumps
+
+        facts = {"profile": str(made.folder), "methods": names, "threshold": point.threshold}
+        typer.echo(dumps(facts, indent=2, ensure_ascii=False))
+        return
+    typer.echo(
+        f"{profile}: {' and '.join(names)} learned; threshold {point.threshold:.4f}, at most "
+        f"{point.promised:g} false alarms per {point.unit}"
+    )
+
+
 def _network(
     which: Literal["segmenter", "detector"],
     out: Path,
@@ -172,11 +231,7 @@ def _network(
 ) -> None:
     from loomsight.base import check_target
 
-    for option, value in (("--minutes", minutes), ("--steps", steps)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
-    if seed is not None and seed < 0:
-        raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
+    _check(("--minutes", minutes), ("--steps", steps), seed=seed)
     if known is not None and not known.is_dir():
         raise UsageError(
             "bad --known", where=known, why="it is a file" if known.exists() else "there is no such folder"
@@ -202,3 +257,11 @@ def _network(
     )
     beside = " --with detector" if which == "detector" else ""
     typer.echo(f"next: loomsight learn GOOD --name NAME{beside} --base {out}")
+
+
+def _check(*options: tuple[str, float | None], seed: int | None) -> None:
+    for option, value in options:
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
+    if seed is not None and seed < 0:
+        raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")

@@ -12,6 +12,14 @@ K be the number of alarms that the promise allows in the area seen.
   its scale raised by one standard error: t = b_m + β(1 + 1/√(m−1))·ln(m/K), and never below b₁. With
   fewer than five alarms β is at least 1, the tail of a logistic distribution.
 
+**What is certain.** If alarms come independently and new cloth is like the good cloth seen, then whatever the
+network and its scores are, the mean number of alarms that new cloth of the same area brings above the
+(s + 1)-th highest alarm is distributed as Gamma(s + 1): the finite-sample guarantee of conformal prediction
+(Vovk et al., Algorithmic Learning in a Random World, 2005) for counts in an area.
+:meth:`OperatingPoint.certain` turns that into a rate. It needs no assumption on the tail, and it is wide:
+with no alarm in 1 Mpx, up to 3 in each Mpx are possible. Twelve allowed alarms or more make it a factor of
+two.
+
 Alarms in clusters, or cloth that differs from what was seen, break the promise; more good cloth helps.
 """
 
@@ -19,18 +27,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loomsight.errors import DatasetError
+from loomsight.errors import DatasetError, UsageError
 from loomsight.fabric.types import ScoreMap
 
 TAIL = 20
 """At most this many of the highest alarms describe the tail."""
+KEPT = 40
+"""So many alarms are kept at least, so that a threshold can be moved later."""
 LOWEST = 1 / 65535
 """No threshold is lower: it is the lowest score that a 16-bit map shows."""
 
@@ -89,6 +99,8 @@ class OperatingPoint:
             the highest score, 1, that no threshold keeps the promise.
         extrapolated: the area was too small to show the promise, see the module.
         min_area, merge_gap: of the regions counted; the threshold holds for these only.
+        highest: the highest alarms on good cloth, falling; the threshold can be moved among them.
+        floor: no threshold is lower: below it there may be alarms that are not listed.
     """
 
     threshold: float
@@ -100,6 +112,43 @@ class OperatingPoint:
     extrapolated: bool
     min_area: int
     merge_gap: int
+    highest: tuple[float, ...] = ()
+    floor: float = LOWEST
+
+    def certain(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Between which rates, in promised units, the true rate lies, each bound with this confidence.
+
+        The lower bound is 0 when the threshold was extrapolated above the highest alarm.
+        """
+        from scipy.stats import gamma
+
+        per_alarm = self.promised / self.alarms_allowed
+        low = 0.0 if self.extrapolated else float(gamma.ppf(1 - confidence, self.alarms_seen + 1))
+        return low * per_alarm, float(gamma.ppf(confidence, self.alarms_seen + 1)) * per_alarm
+
+    def moved(self, promised: float) -> Self:
+        """The same for another promise in the same unit; nothing is learned or scored again.
+
+        Raises:
+            UsageError: so many alarms that they were not kept.
+        """
+        allowed = self.alarms_allowed * promised / self.promised
+        if math.floor(allowed) > len(self.highest):
+            most = self.promised * (len(self.highest) + 1) / self.alarms_allowed
+            raise UsageError(
+                f"cannot promise {promised:g} false alarms per {self.unit}",
+                why=f"only the {len(self.highest)} highest alarms of the good cloth were kept",
+                do=f"ask for less than {most:.3g}, or learn again with that promise",
+            )
+        threshold = _threshold(self.highest, allowed, self.floor)
+        return replace(
+            self,
+            threshold=threshold,
+            promised=promised,
+            alarms_allowed=allowed,
+            alarms_seen=sum(alarm >= threshold for alarm in self.highest),
+            extrapolated=allowed < 1,
+        )
 
 
 def set_operating_point(
@@ -119,7 +168,7 @@ def set_operating_point(
     megapixels, floor = 0.0, LOWEST
     for score in good:
         megapixels += score.size / 1e6
-        most = max(TAIL, math.floor(rate.allowed(megapixels)) + 1)
+        most = max(KEPT, math.floor(rate.allowed(megapixels)) + 1)
         found, lowest = alarm_thresholds(score, most=most, min_area=min_area, merge_gap=merge_gap)
         alarms.extend(found)
         floor = max(floor, lowest)
@@ -146,12 +195,8 @@ def point_from_alarms(
     """
     falling = sorted(alarms, reverse=True)
     allowed = rate.allowed(megapixels)
-    nth = math.floor(allowed)
-    if nth >= 1:
-        threshold = _just_above(falling[nth - 1]) if nth <= len(falling) else LOWEST
-    else:
-        threshold = _extrapolated(falling[:TAIL], allowed)
-    threshold = min(max(threshold, floor), 1.0)
+    threshold = _threshold(falling, allowed, floor)
+    kept = max(KEPT, math.floor(allowed) + 1)
     return OperatingPoint(
         threshold=threshold,
         promised=rate.value,
@@ -159,10 +204,21 @@ def point_from_alarms(
         megapixels_seen=megapixels,
         alarms_allowed=allowed,
         alarms_seen=int(sum(alarm >= threshold for alarm in falling)),
-        extrapolated=nth < 1,
+        extrapolated=allowed < 1,
         min_area=min_area,
         merge_gap=merge_gap,
+        highest=tuple(float(alarm) for alarm in falling[:kept]),
+        floor=floor,
     )
+
+
+def _threshold(falling: Sequence[float], allowed: float, floor: float) -> float:
+    nth = math.floor(allowed)
+    if nth >= 1:
+        threshold = _just_above(falling[nth - 1]) if nth <= len(falling) else LOWEST
+    else:
+        threshold = _extrapolated(list(falling[:TAIL]), allowed)
+    return min(max(threshold, floor), 1.0)
 
 
 def alarm_thresholds(

@@ -27,6 +27,7 @@ from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_bytes
+from loomsight.inspection.drift import DriftCheck
 from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.record import Found, Gap, Record, is_inspection
 from loomsight.inspection.report import Gallery, write_report
@@ -230,7 +231,7 @@ class _Walk:
         )  # fmt: skip
         self._engine, self._maps, self._point = engine, maps, point
         self._detector = profile.detector()
-        self._cloth = ClothCheck(profile, frames.total)
+        self._cloth, self._drift = ClothCheck(profile, frames.total), DriftCheck(profile, frames.total)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
         self._first_error: ImageError | None = None
@@ -254,6 +255,7 @@ class _Walk:
         strange = self._cloth.warning()
         if strange:
             self.result.warnings.append(strange)
+        self.result.warnings += self._drift.warnings()
         if self._cloth.note:
             self.result.notes.append(self._cloth.note)
         missing = ledger.skipped + ledger.failed
@@ -291,6 +293,7 @@ class _Walk:
             record.add(found)
         self.gallery.offer(founds, image, score, self._point.threshold)
         self._cloth.look(frame.index, image)
+        self._drift.look(frame.index, frame.name, image, score)
         if self._maps is not None:
             # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
             write_png(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from loomsight import page
+from loomsight.fabric.heat import heat_map
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.types import UNKNOWN, Picture, ScoreMap
 from loomsight.inspection.record import Found, Gap
@@ -32,6 +33,7 @@ PER_PICTURE = 4
 """Of these at most so many from one picture of the roll, or one bad metre would fill the report."""
 _GAPS = 50
 _CROP = (480, 360)  # width, height in the report
+_BETWEEN = 6  # pixels between a picture and its map
 _LEAST = 140  # source pixels across the smallest window: a nep still shows the weave around it
 _OUTLINE, _OTHERS = (226, 32, 60), (240, 160, 40)
 
@@ -73,7 +75,7 @@ class Gallery:
 
 
 def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], threshold: float) -> bytes:
-    """A region in its surroundings, outlined: JPEG bytes, 480 × 360.
+    """A region in its surroundings, outlined, and beside it its score map: JPEG bytes, 966 × 360.
 
     Args:
         image: uint8 HW or HWC RGB; score: float32 HW of the same size.
@@ -105,10 +107,13 @@ def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], th
         own[inside] = 1
     _outline(view, mask & ~own, size, _OTHERS, 1)
     _outline(view, own, size, _OUTLINE, 2)
+    warm = heat_map(part, score[top:bottom, left:right], threshold)
 
-    sheet = np.full((_CROP[1], _CROP[0], 3), 238, np.uint8)
+    sheet = np.full((_CROP[1], 2 * _CROP[0] + _BETWEEN, 3), 238, np.uint8)
     dy, dx = (_CROP[1] - size[1]) // 2, (_CROP[0] - size[0]) // 2
-    sheet[dy : dy + size[1], dx : dx + size[0]] = view
+    for number, shown in enumerate((view, cv2.resize(warm, size, interpolation=way))):
+        start = dx + number * (_CROP[0] + _BETWEEN)
+        sheet[dy : dy + size[1], start : start + size[0]] = shown
     buffer = io.BytesIO()
     PillowImage.fromarray(sheet).save(buffer, "JPEG", quality=86)
     return buffer.getvalue()
@@ -138,11 +143,12 @@ def write_report(
         limit = f", at most {PER_PICTURE} of one picture" if inspection.regions > len(crops) else ""
         sheet.paragraph(
             f"{which}{limit}; all {inspection.regions:,} are in regions.csv. "
-            "A red line runs around the region, a yellow one around others."
+            "A red line runs around the region, a yellow one around others. Right of it is how suspicious "
+            "each place is: the brighter, the more."
         )
         sheet.grid(
             [page.Image(crop.jpeg, caption=_caption(n, crop.found)) for n, crop in enumerate(crops, 1)],
-            width=270,
+            width=420,
         )
         sheet.table(*_table(inspection, crops), caption="Places of the regions above")
     if gaps:

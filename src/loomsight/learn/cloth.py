@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from loomsight.anomaly.drift import sharpness
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.types import Picture
 
@@ -23,13 +23,6 @@ class Doubt:
     kind: str
     text: str
     pictures: tuple[str, ...] = ()
-
-
-def sharpness(image: Picture) -> float:
-    """Energy of the finest detail as a share of all contrast: falls when the picture is out of focus."""
-    grey = to_grey(image).astype(np.float32)
-    spread = float(grey.var())
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / spread if spread > 0 else 0.0
 
 
 def doubts_about(names: Sequence[str], pictures: Sequence[Picture]) -> list[Doubt]:

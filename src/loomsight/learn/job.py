@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from loomsight.anomaly.drift import reference
 from loomsight.anomaly.normality import MethodName
 from loomsight.base import Base, shipped
 from loomsight.config import Config
@@ -233,6 +234,7 @@ def learn(
         camera=camera,
         detector=None if detector is None else (detector.card, detector.network.state_dict()),
         normality=None if normality is None else (normality.card, normality.normality.to_arrays()),
+        drift=reference(pictures, maps),
         recipe=settings.recipe.model_dump(mode="json"),
         training={
             "steps": history.steps,

@@ -88,13 +88,9 @@ def learn_normality(
 ) -> LearnedNormality:
     """Learn what good cloth looks like, in about so many seconds, and look at what was held back."""
     progress = progress or Progress()
-    normality = Normality.fit(
-        cloth.learn,
-        held=cloth.judge,
-        methods=[
-            fitting(name, seconds=seconds / len(methods), seed=seed, progress=progress) for name in methods
-        ],
-    )
+    share = seconds / max(1, sum(name != "prediction" for name in methods))  # a prediction takes no time
+    fits = [fitting(name, seconds=share, seed=seed, progress=progress) for name in methods]
+    normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits)
     strange = [
         normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))
     ]

@@ -18,7 +18,9 @@ from PIL import Image as PillowImage
 
 from loomsight import __version__, page
 from loomsight.evaluation.confusion import Confusion
+from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.evaluation.regions import RegionCounts
+from loomsight.fabric.heat import heat_map
 from loomsight.fabric.images import encode_png, to_rgb
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.trial import Trial, made_tiles, marked
@@ -207,8 +209,11 @@ def _trial(sheet: page.Page, learned: Learned) -> None:
     for title, examples in (("Found", found), ("Missed, in whole or in part", missed)):
         if examples:
             sheet.heading(title, level=3)
-            sheet.paragraph("Left in red what was made, right in blue what the network reports.")
-            sheet.grid((_example(one, point.threshold) for one in examples), width=400)
+            sheet.paragraph(
+                "Left in red what was made, in the middle in blue what is reported, right how suspicious "
+                "each place is: the brighter, the more."
+            )
+            sheet.grid((_example(one, point.threshold) for one in examples), width=600)
 
 
 def _example(one: Trial, threshold: float) -> page.Image:
@@ -216,7 +221,9 @@ def _example(one: Trial, threshold: float) -> page.Image:
     found = _outlined(one.tile.image, one.score >= threshold, _FOUND)
     words = f"{one.counts.found} of {one.counts.defects} found"
     kind = _ARMS.get(one.tile.origin, one.tile.origin)
-    return page.Image(_jpeg(_beside(made, found)), caption=f"{words} · highest score {one.peak:.2f} · {kind}")
+    warm = _magnified(heat_map(one.tile.image, one.score, threshold))
+    caption = f"{words} · highest score {one.peak:.2f} · {kind}"
+    return page.Image(_jpeg(_beside(_beside(made, found), warm)), caption=caption)
 
 
 def _suspects(sheet: page.Page, learned: Learned) -> None:
@@ -230,19 +237,25 @@ def _suspects(sheet: page.Page, learned: Learned) -> None:
     )[:_SUSPECTS]
     sheet.heading("The most suspicious places of the good cloth")
     sheet.paragraph(
-        "Where the held-back good cloth scored highest. The threshold was set so that such places are rarely "
-        "reported. Is one of them a real defect? Then learn again without that picture: the threshold falls."
+        "Where the held-back good cloth scored highest: left the cloth, right how suspicious each place is. "
+        "The threshold was set so that such places are rarely reported. Is one of them a real defect? Then "
+        "learn again without that picture: the threshold falls."
     )
     threshold, cloth = learned.point.threshold, learned.good.judge
     sheet.grid(
         (
             page.Image(
-                _jpeg(_around(cloth[index], y, x)),
+                _jpeg(
+                    _beside(
+                        _around(cloth[index], y, x),
+                        _around(heat_map(cloth[index], learned.good_maps[index], threshold), y, x),
+                    )
+                ),
                 caption=f"score {score:.3f}, {'reported' if score >= threshold else 'not reported'}",
             )
             for score, index, y, x in places
         ),
-        width=200,
+        width=400,
     )
 
 
@@ -278,6 +291,7 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.threshold:.6f}, set on {point.megapixels_seen:,.2f} Mpx of {kept}: "
             f"{_count(point.alarms_seen, 'alarm')} there, {point.alarms_allowed:,.2g} allowed",
         ),
+        ("What is certain of it", _certain(point)),
         *_strangeness(learned),
         *_detector(learned),
         ("Smallest region", f"{point.min_area} px; parts up to {point.merge_gap} px apart are one"),
@@ -285,6 +299,12 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),
     ]
+
+
+def _certain(point: OperatingPoint) -> str:
+    low, high = point.certain()
+    between = f"between {low:.2g} and {high:.2g}" if low else f"at most {high:.2g}"
+    return f"{between} false alarms per {point.unit}, with 95 % confidence, whatever the network is"
 
 
 def _strangeness(learned: Learned) -> list[tuple[str, str]]:

@@ -122,16 +122,17 @@ class UnionEngine:
     """A segmenter for the defects it knows, and normality for all others: one map."""
 
     def __init__(self, known: TorchEngine, normality: Normality, point: UnionPoint) -> None:
-        self._known, self._normality, self._point = known, normality, point
+        self.known, self._normality, self._point = known, normality, point
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        strange = self._normality.score(self._known.corrected(image))
-        return self._point.unite(self._known.score(image), strange)
+        seen = self.known.corrected(image)
+        known, strange = self.known.score(image), self._normality.score(seen)
+        return self._point.unite(known, strange, self._normality.calmed(seen))
 
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
         """The regions with their types, as :meth:`TorchEngine.name`; what is only strange has none."""
-        return self._known.name(image, regions, least=self._point.segmenter)
+        return self.known.name(image, regions, least=self._point.segmenter)
 
 
 SHARED = 48

@@ -1,0 +1,67 @@
+"""Does the line still see what it saw when the fabric was learned? It says so before false alarms do."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from loomsight.anomaly.drift import measure
+from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.profile import Profile
+
+MOST = 200  # pictures looked at, evenly over the roll
+_WINDOW, _FEWEST = 15, 5  # pictures whose median counts: one stain on a lens is no drift
+_RECALIBRATE = "recalibrate: 'loomsight teach' with good cloth of today"
+
+
+class DriftCheck:
+    """Looks at pictures of an inspection as they pass, and at their score maps.
+
+    Args:
+        profile: of the fabric; without a drift card nothing is looked at.
+        total: how many pictures will come; None when unknown.
+    """
+
+    def __init__(self, profile: Profile, total: int | None) -> None:
+        self._card = profile.card.drift
+        self._every = max(1, (total or 0) // MOST)
+        self._last: deque[dict[str, float]] = deque(maxlen=_WINDOW)
+        self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
+
+    def look(self, index: int, name: str, picture: Picture, score: ScoreMap) -> None:
+        """Measure picture number ``index`` if it is one of the sample."""
+        if self._card is None or index % self._every:
+            return
+        self._last.append(measure(picture, score))
+        if len(self._last) < _FEWEST:
+            return
+        for key, usual in self._card.usual.items():
+            off = float(np.median([one[key] for one in self._last])) - usual
+            if key in ("slope", "unrest"):
+                off = max(off, 0.0)  # a flatter light and a calmer map are no fault
+            if abs(off) > self._card.allowed[key]:
+                before, since = self._found.get(key, (0.0, name))
+                self._found[key] = (off if abs(off) > abs(before) else before, since)
+
+    def warnings(self) -> list[str]:
+        """What has drifted, from which picture on, and what to do."""
+        return [
+            f"{_words(key, off)} From {since} on. Check the lamp and the lens, or {_RECALIBRATE}."
+            for key, (off, since) in self._found.items()
+        ]
+
+
+def _words(key: str, off: float) -> str:
+    percent = f"{abs(math.expm1(off)):.0%}"
+    if key == "unrest":
+        return "The whole cloth looks stranger than the learned cloth: another lot of yarn?"
+    if key == "slope":
+        return f"The light falls off by {percent} more across the picture than when the fabric was learned."
+    what, less, more = {
+        "light": ("The light is", "weaker", "stronger"),
+        "contrast": ("The contrast of the weave is", "lower", "higher"),
+        "focus": ("Fine detail is", "weaker", "stronger"),
+    }[key]
+    return f"{what} {percent} {less if off < 0 else more} than when the fabric was learned."

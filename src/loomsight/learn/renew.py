@@ -1,0 +1,175 @@
+"""A profile renewed: another way to look for what no label covers, more good cloth, what an inspector taught.
+
+The network stays as it is. Good cloth that is given sets the thresholds anew, on the quarter of it that is
+held back, and tells the line what light and cloth look like from now on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loomsight.anomaly.drift import reference
+from loomsight.anomaly.normality import MethodName
+from loomsight.errors import DatasetError, UsageError
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
+from loomsight.fabric.images import find_images, read_image, read_images
+from loomsight.fabric.types import Picture
+from loomsight.learn.cloth import GoodCloth, part
+from loomsight.learn.job import MOST_GOOD
+from loomsight.learn.normality import LearnedNormality, learn_normality
+from loomsight.profile import NormalityCard, Profile
+from loomsight.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One place that an inspector judged: xyxy pixels of a picture, a missed defect or a false alarm."""
+
+    picture: Path
+    box: tuple[int, int, int, int]
+    defect: bool
+
+
+def train_anomaly(
+    profile: Profile,
+    good: Path | str,
+    methods: Sequence[MethodName],
+    *,
+    minutes: float = 5.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Profile:
+    """Learn good cloth by other methods, and put that in the place of what the profile has.
+
+    Raises:
+        UsageError: the profile has a detector, which is fused at one promise.
+        DatasetError, ImageError: no good picture, or one that cannot be read.
+    """
+    progress = progress or Progress()
+    _check(profile)
+    pictures, cloth = _good(profile, good)
+    learned = learn_normality(cloth, methods, seconds=60 * minutes, seed=seed, progress=progress)
+    what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
+    return _calibrated(profile, learned, pictures, cloth, what=what, progress=progress)
+
+
+def teach(
+    profile: Profile,
+    *,
+    good: Path | str | None = None,
+    lessons: Sequence[Lesson] = (),
+    progress: Progress | None = None,
+) -> Profile:
+    """Remember more good cloth, missed defects and false alarms; nothing is trained.
+
+    Raises:
+        UsageError: the profile remembers nothing, or a place is not in its picture.
+        DatasetError, ImageError: no good picture, or a picture that cannot be read.
+    """
+    progress = progress or Progress()
+    _check(profile)
+    normality, card = profile.normality(), profile.card.normality
+    if normality is None or card is None or "memory" not in normality.methods:
+        raise UsageError(
+            "nothing here can be taught",
+            where=profile.folder,
+            why="it has no memory of good cloth",
+            do="learn again with --anomaly memory+prediction",
+        )
+    camera, told = profile.camera(), []
+    for lesson in lessons:
+        image = read_image(lesson.picture)
+        normality.teach(
+            image if camera is None else camera.correct(image), _place(lesson, image), defect=lesson.defect
+        )
+    if lessons:
+        missed = sum(lesson.defect for lesson in lessons)
+        told.append(f"{missed} missed defects and {len(lessons) - missed} false alarms taught")
+    if good is None:
+        return profile.renewed(
+            normality=(card, normality.to_arrays()),
+            operating_point=profile.card.operating_point,
+            drift=profile.card.drift,
+            what=told[0],
+        )
+    pictures, cloth = _good(profile, good)
+    normality.add(cloth.learn)
+    told.append(f"{len(pictures)} good pictures added")
+    strange = [
+        normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))
+    ]
+    learned = LearnedNormality(normality, strange, card.union)
+    return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
+
+
+def _calibrated(
+    profile: Profile,
+    learned: LearnedNormality,
+    pictures: Sequence[Picture],
+    cloth: GoodCloth,
+    *,
+    what: str,
+    progress: Progress,
+) -> Profile:
+    """The thresholds anew, on the good cloth held back."""
+    from loomsight.runtime.engine import UnionEngine
+
+    engine = profile.engine()
+    known = engine.known if isinstance(engine, UnionEngine) else engine
+    maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
+    point, united = learned.unite(profile.card.operating_point, maps, _rate(profile.card.operating_point))
+    if point.extrapolated:
+        progress.say(
+            f"note: {point.megapixels_seen:.2f} Mpx were held back to set the threshold, less than one false "
+            "alarm's worth: more good cloth makes it firmer"
+        )
+    normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
+    return profile.renewed(
+        normality=normality, operating_point=point, drift=reference(pictures, united), what=what
+    )
+
+
+def _rate(point: OperatingPoint) -> AlarmRate:
+    """The promise of an operating point."""
+    return AlarmRate(
+        point.promised, point.unit, point.promised * point.megapixels_seen / point.alarms_allowed
+    )
+
+
+def _check(profile: Profile) -> None:
+    if profile.card.detector is not None:
+        raise UsageError(
+            "the profile cannot be renewed",
+            where=profile.folder,
+            why="a detector is fused with the network at one promise",
+            do="learn again",
+        )
+
+
+def _good(profile: Profile, good: Path | str) -> tuple[list[Picture], GoodCloth]:
+    paths = find_images(good)
+    if not paths:
+        raise DatasetError("no good picture", where=good, why="there is no picture")
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, MOST_GOOD).astype(int))]
+    camera = profile.camera()
+    pictures = [image if camera is None else camera.correct(image) for _, image in read_images(chosen)]
+    return pictures, part(pictures)
+
+
+def _place(lesson: Lesson, image: Picture) -> np.ndarray:
+    x0, y0, x1, y1 = lesson.box
+    height, width = image.shape[:2]
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise UsageError(
+            f"no such place as {x0},{y0},{x1},{y1}",
+            where=lesson.picture,
+            why=f"the picture has {width} × {height} pixels",
+            do="give left, top, right and bottom in pixels, as regions.csv has them",
+        )
+    where = np.zeros((height, width), np.bool_)
+    where[y0:y1, x0:x1] = True
+    return where
