@@ -8,6 +8,12 @@ the same 10.5 Mpx of other good cloth; the false alarms are counted on 10.5 Mpx 
 
     python benchmarks/unseen_types.py --qualities denim,jersey --recipes none,drawn --threads 1
 
+    python benchmarks/unseen_types.py --qualities aitex_f00,aitex_f01,aitex_f03,aitex_f04 --recipes none
+
+Real cloth: the segmenter learns the fabric's own labelled defects, all types but one, its first ten good
+pictures, and the other AITEX fabrics without that type; the type that is left out is the test, and the
+thresholds are set on the fabric's other good pictures.
+
 The recipe ``none`` learns labelled pictures alone; ``drawn``, the default of `learn`, also defects that are
 drawn into good cloth, less those kinds that are left out. Finished rows are kept and not computed again.
 """
@@ -26,6 +32,7 @@ import torch
 
 from loomsight.anomaly.calibration import calibrate_union
 from loomsight.anomaly.normality import Normality
+from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.regions import RegionCounts, count_regions
@@ -50,7 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--qualities", default="denim,jersey")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="a tree of fabrics")
+    parser.add_argument("--qualities", default="denim,jersey", help="of the loom, or AITEX fabrics")
     parser.add_argument("--recipes", default="none,drawn")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
@@ -62,7 +70,10 @@ def main() -> None:
     if not asked.report:
         for seed in (int(one) for one in asked.seeds.split(",")):
             for quality in asked.qualities.split(","):
-                run(asked, quality, seed)
+                if quality.startswith("aitex_"):
+                    run_real(asked, quality, seed)
+                else:
+                    run(asked, quality, seed)
     rows = list(read_rows(asked.results))
     print(table(rows), end="\n\n")
     print(json.dumps(rows))
@@ -122,6 +133,48 @@ def run(asked: argparse.Namespace, quality: str, seed: int) -> None:
         print(quality, recipe, seed, number, file=sys.stderr, flush=True)
 
 
+def run_real(asked: argparse.Namespace, fabric: str, seed: int) -> None:
+    """All types of one AITEX fabric that are not in the results yet."""
+    done = {(r["quality"], r["recipe"], r["seed"], r["part"]) for r in read_rows(asked.results)}
+    if not (asked.data / fabric).is_dir():
+        print(f"unseen_types: {asked.data / fabric} is not there: it is left out", file=sys.stderr)
+        return
+    items = [item for item in read_dataset(asked.data) if item.fabric.startswith("aitex_")]
+    fold = new_fabric_fold(items, fabric)
+    own, others = ([item.load() for item in some] for some in (fold.test, fold.known))
+    good = [item.load().image for item in fold.seen_good]
+    judge = [one.image for one in own if one.mask is None or not one.mask.any()]
+    kinds = sorted({kind for one in own for kind in one.types})
+    cloth = part(good)
+    normality = Normality.fit(cloth.learn, held=cloth.judge)
+    strange = [normality.score(image) for image in judge]
+    for recipe in asked.recipes.split(","):
+        for kind in (one for one in kinds if (fabric, recipe, seed, one) not in done):
+            known = [one for one in (*own, *others) if one.mask is not None and kind not in one.types]
+            known = [one for one in known if not (one.fabric == fabric and not one.mask.any())]  # type: ignore[union-attr]
+            known += [LabelledPicture(x, np.zeros(x.shape[:2], np.bool_), fabric=fabric) for x in good]
+            engine = TorchEngine(trained(good, known, recipe, {kind}, seed))
+            maps = [engine.score(image) for image in judge]
+            point, united, both = calibrate_union(maps, strange, ALARMS, **HOW)
+            thresholds = {"segmenter": point.segmenter, "normality": point.strangeness}
+            thresholds["union"] = united.threshold
+            found = {name: RegionCounts() for name in MAPS}
+            for picture in (one for one in own if set(one.types) == {kind}):
+                sure, odd = engine.score(picture.image), normality.score(picture.image)
+                for name, score in zip(MAPS, (sure, odd, point.unite(sure, odd)), strict=True):
+                    found[name] += count_regions(score, picture.mask, thresholds[name], **HOW)
+            alarms = {
+                name: sum(count_regions(one, None, thresholds[name], **HOW).false_alarms for one in some)
+                / (sum(one.size for one in some) / 1e6)
+                for name, some in zip(MAPS, (maps, strange, both), strict=True)
+            }
+            row = {"quality": fabric, "recipe": recipe, "seed": seed, "part": kind}
+            row["types"] = {kind: {name: [found[name].found, found[name].defects] for name in MAPS}}
+            if found["union"].defects:
+                append(asked.results, row | {"false_alarms_per_mpx": alarms})
+            print(fabric, recipe, seed, kind, file=sys.stderr, flush=True)
+
+
 def defective(quality: str, kind: Any, rng: np.random.Generator) -> LabelledPicture:
     """A picture with one defect of this type that can be seen."""
     spec = PRESETS[quality]
@@ -156,8 +209,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| cloth | recipe | types | segmenter | normality | union | gain (95 %) | false alarms per Mpx |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for quality, recipe in sorted({(row["quality"], row["recipe"]) for row in rows}):
-        own = [row for row in rows if (row["quality"], row["recipe"]) == (quality, recipe)]
+    groups = sorted({(row["quality"], row["recipe"]) for row in rows})
+    groups += [("all AITEX", recipe) for recipe in sorted({r for q, r in groups if q.startswith("aitex_")})]
+    for quality, recipe in groups:
+        cloth = "aitex_" if quality == "all AITEX" else quality
+        own = [row for row in rows if row["quality"].startswith(cloth) and row["recipe"] == recipe]
         recall = {
             name: np.array([kind[name][0] / kind[name][1] for row in own for kind in row["types"].values()])
             for name in MAPS

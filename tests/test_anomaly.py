@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, partial
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from loomsight.anomaly.calibration import calibrate_union
+from loomsight.anomaly.drift import LEAST, measure, reference
+from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import windows
-from loomsight.anomaly.memory import Memory, MemorySettings
-from loomsight.anomaly.normality import Normality
+from loomsight.anomaly.memory import Memory, MemorySettings, _Level
+from loomsight.anomaly.normality import MethodName, Normality, open_method
 from loomsight.anomaly.prediction import Prediction
+from loomsight.anomaly.residual import Residual
+from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.evaluation.operating_point import AlarmRate, tail_scale
 from loomsight.evaluation.pixels import average_precision
+from loomsight.fabric.heat import heat_map
 from loomsight.fabric.light import Light, brightness
 from loomsight.fabric.types import Mask, Picture
+from loomsight.learn.adversarial import CellGanTask
+from loomsight.learn.distillation import train_student
+from loomsight.learn.goodpatches import GoodPatches
+from loomsight.learn.normality import fitting
 from loomsight.loom import PRESETS, draw_defect, weave
+from loomsight.training.loop import TrainSettings, fit, trained_weights
 
 TWILL = PRESETS["denim"]
 
@@ -70,9 +82,9 @@ def test_light_of_small_pictures(shape: tuple[int, int]) -> None:
 
 
 def test_without_a_picture_nothing_is_learned() -> None:
-    for fit in (Light.of, Memory.fit, Normality.fit):
+    for learned_by in (Light.of, Memory.fit, Normality.fit):
         with pytest.raises(DatasetError, match="no good cloth"):
-            fit([])
+            learned_by([])
 
 
 def test_windows_show_each_margin_at_a_border() -> None:
@@ -144,9 +156,19 @@ class _Many(Sequence[Picture]):
 
 
 @pytest.mark.parametrize("budget", [0.25, 1.0])
-def test_the_memory_stays_within_its_budget(budget: float) -> None:
+def test_the_memory_stays_within_its_budget(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = []
+    take = _Level.take
+
+    def watched(level: _Level, *more: Any) -> None:
+        take(level, *more)
+        peaks.append(level.room.numel() * 4)
+
+    monkeypatch.setattr(_Level, "take", watched)
     memory = Memory.fit(_Many(), MemorySettings(budget_mb=budget))
     memory.add(_Many(), seed=1)
+    assert 0.5 * budget * 1e6 < 3 * max(peaks)
+    assert sum(sorted(set(peaks))[-3:]) <= 1.01 * budget * 1e6
     size = sum(value.nbytes for key, value in memory.to_arrays().items() if key.endswith("bank"))
     assert size <= budget * 1e6 / 3
 
@@ -214,3 +236,142 @@ def test_tails_are_measured_in_logits() -> None:
     logits = np.random.default_rng(0).exponential(2.0, 4000) - 5
     assert tail_scale(list(1 / (1 + np.exp(-logits)))) == pytest.approx(2.0, rel=0.6)
     assert tail_scale([0.5, 0.4]) == 1.0
+
+
+@cache
+def even_cloth() -> tuple[Picture, ...]:
+    light = Light.of(good_cloth())
+    return tuple(light.even(one) for one in good_cloth())
+
+
+@pytest.mark.parametrize("name", ["fanogan", "ganomaly", "student"])
+def test_a_network_learns_good_cloth_and_opens_again(name: MethodName) -> None:
+    own = Normality.fit(good_cloth()[:4], held=good_cloth()[4:5], methods=[fitting(name, steps=30, seed=1)])
+    assert own.methods == (name,)
+    again = Normality.from_arrays(own.to_arrays())
+    for shape in ((192, 320), (50, 37)):
+        picture = good_cloth()[5][: shape[0], : shape[1]]
+        score = own.score(picture)
+        assert score.shape == shape
+        assert np.isfinite(score).all()
+        assert np.allclose(again.score(picture), score, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fanogan", "ganomaly", "student"])
+def test_the_same_seed_trains_the_same_network(name: MethodName) -> None:
+    one, two = (fitting(name, steps=4, seed=2)(even_cloth()[:2]).to_arrays() for _ in range(2))
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_a_student_knows_a_hole_from_good_cloth() -> None:
+    student = train_student(even_cloth()[:4], steps=120)
+    light = Light.of(good_cloth())
+    picture, where = holed(good_cloth()[5], 80, 200, 8)
+    strange, calm = (student.strangeness(light.even(one)) for one in (picture, good_cloth()[5]))
+    assert strange[where].max() > np.quantile(calm, 0.999)
+    assert average_precision(strange, where) > 0.3
+
+
+def test_a_student_measures_differences_by_good_cloth() -> None:
+    """On good cloth both differences have unit variance: what is rare counts, not what is large."""
+    student = train_student(even_cloth()[:4], steps=20)
+    x = GoodPatches(even_cloth()[:4], 128, 16).batch(3)
+    with torch.no_grad():
+        said, same = student.student(x).chunk(2, 1)
+        for difference in (student.teacher(x) - said, student.autoencoder(x) - same):
+            assert 0.5 < float(difference.square().mean((0, 2, 3)).median()) < 2
+
+
+def test_the_gan_of_cells_weaves_what_it_saw() -> None:
+    """After a few hundred steps its cloth has about the brightness and the contrast of the real one."""
+    torch.manual_seed(0)
+    patches = GoodPatches(even_cloth()[:4], 32, 8)
+    made = FAnoGan(patches.channels)
+    fit(CellGanTask(made), patches.batch, TrainSettings(steps=150, clip_norm=None, ema=0.9))
+    with torch.no_grad():
+        woven = made.generator(torch.randn(8, 32, 2, 2))
+    real = torch.cat([patches.batch(k) for k in range(4)])
+    assert abs(float(woven.mean() - real.mean())) < 0.3
+    assert float(woven.std()) > 0.3 * float(real.std())
+
+
+def test_anogan_searches_what_the_encoder_guesses() -> None:
+    made = fitting("fanogan", steps=20)(even_cloth()[:2])
+    assert isinstance(made, FAnoGan)
+    before = trained_weights(CellGanTask(made))
+    picture = even_cloth()[3][:64, :96]
+    assert made.search(picture, steps=3).shape == (64, 96)
+    after = trained_weights(CellGanTask(made))
+    assert all(bool((before[key] == after[key]).all()) for key in before)
+
+
+@pytest.mark.parametrize("residuals", [("pixels",), ("frozen",), ("pixels", "features", "frozen")])
+def test_what_a_gan_compares_is_kept(residuals: tuple[Residual, ...]) -> None:
+    from loomsight.learn.adversarial import train_ganomaly
+
+    made = train_ganomaly(even_cloth()[:2], steps=2, residuals=residuals)
+    again = open_method("ganomaly", made.to_arrays())
+    assert np.allclose(again.strangeness(even_cloth()[3]), made.strangeness(even_cloth()[3]), atol=1e-4)
+    assert made.residuals == residuals
+
+
+def test_grey_cloth_has_networks_of_one_channel() -> None:
+    grey = [np.repeat(one[..., :1], 3, axis=2) for one in even_cloth()[:2]]
+    student = train_student(grey, steps=2)
+    assert (student.channels, train_student(even_cloth()[:2], steps=2).channels) == (1, 3)
+    assert Student.from_arrays(student.to_arrays()).channels == 1
+
+
+def test_a_margin_without_cloth_does_not_decide_for_the_cloth() -> None:
+    """A twentieth of each good picture is off the cloth: a defect is as strange as it would be without."""
+    beside = [np.concatenate([np.full((192, 16, 3), 250, np.uint8), one], axis=1) for one in good_cloth()]
+    own = Normality.fit(beside[:4], held=beside[4:5], methods=(Prediction.fit,))
+    picture, where = holed(good_cloth()[5], 80, 200)
+    score = own.score(np.concatenate([np.full((192, 16, 3), 250, np.uint8), picture], axis=1))[:, 16:]
+    assert score[where].max() > score[:, :150].max()
+
+
+def test_methods_count_in_the_tails_of_good_cloth() -> None:
+    """A method that says everything ten times as loudly has no more to say."""
+
+    class Loud(Prediction):
+        def strangeness(self, even: Picture) -> np.ndarray:
+            return 10 * super().strangeness(even)
+
+    plain, loud = (
+        Normality.fit(good_cloth()[:4], held=good_cloth()[4:5], methods=(way,))
+        for way in (Prediction.fit, Loud.fit)
+    )
+    picture, where = holed(good_cloth()[5], 80, 200)
+    one, other = plain.score(picture), loud.score(picture)
+    assert abs(float(one[where].mean()) - float(other[where].mean())) < 0.1
+
+
+def test_an_aged_lamp_a_soft_lens_and_another_lot_are_drift_and_a_stain_is_none() -> None:
+    maps = [normality().score(one) for one in good_cloth()]
+    card = reference(good_cloth(), maps)
+
+    def off(picture: Picture) -> set[str]:
+        found = measure(picture, normality().score(picture))
+        return {key for key in LEAST if abs(found[key] - card.usual[key]) > card.allowed[key]}
+
+    picture = good_cloth()[5]
+    assert off(picture) == off(holed(picture, 80, 200, 20)[0]) == set()
+    assert "light" in off(np.rint(picture * 0.75).astype(np.uint8))
+    slope = np.linspace(0.75, 1.1, picture.shape[1])[None, :, None]
+    assert "slope" in off(np.rint(picture * slope).clip(0, 255).astype(np.uint8))
+    assert "focus" in off(np.asarray(cv2.GaussianBlur(picture, (0, 0), 1.5), np.uint8))
+    other = weave(PRESETS["sheeting"], 192, 320, np.random.default_rng(5)).image
+    assert "unrest" in off(other)
+
+
+def test_a_heat_map_is_brightest_where_the_score_is_highest() -> None:
+    picture = np.full((40, 60), 128, np.uint8)
+    score = np.full((40, 60), 0.001, np.float32)
+    score[10:20, 10:20], score[30:35, 40:50] = 0.5, 0.99
+    shown = heat_map(picture, score, 0.6).astype(int)
+    assert shown.shape == (40, 60, 3)
+    away = np.abs(shown - shown[0, 0]).sum(axis=2)
+    assert away[32, 45] > 100
+    assert away[15, 15] > 50
+    assert away[0, -1] == 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loomsight.errors import DatasetError
+from loomsight.errors import DatasetError, UsageError
 from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import (
     LOWEST,
@@ -265,6 +265,35 @@ def test_the_promise_holds_on_new_cloth(allowed):
     chance = 3 * np.std(brought) / np.sqrt(len(brought))
     assert np.mean(brought) <= allowed + chance
     assert np.mean(brought) >= allowed * 0.2  # a threshold of 1 would keep any promise
+
+
+@pytest.mark.parametrize("allowed", [0.5, 3.0, 12.0])
+def test_what_is_certain_holds_whatever_the_network_is(allowed):
+    """The true rate lies above the upper bound, or below the lower one, in one cloth of twenty at most."""
+    rng = np.random.default_rng(12)
+    above = below = 0
+    for _ in range(300):
+        point = set_operating_point([specks(rng) for _ in range(3)], AlarmRate.per_megapixel(allowed / 0.03))
+        logit = np.log(point.threshold / (1 - point.threshold))
+        true = 3 * 25 * np.exp(-(logit + 2) / 0.8) / 0.03  # per megapixel, exactly
+        low, high = point.certain(0.95)
+        above += true > high
+        below += true < low
+    assert above <= 0.05 * 300 + 3 * np.sqrt(0.05 * 0.95 * 300)
+    assert below <= 0.05 * 300 + 3 * np.sqrt(0.05 * 0.95 * 300)
+
+
+def test_a_promise_is_moved_without_scoring_again():
+    rng = np.random.default_rng(13)
+    seen = [clouds(rng) for _ in range(3)]
+    first = set_operating_point(seen, AlarmRate.per_megapixel(100), min_area=4, merge_gap=1)
+    for rate in (0.5, 40, 250):
+        anew = set_operating_point(seen, AlarmRate.per_megapixel(rate), min_area=4, merge_gap=1)
+        moved = first.moved(rate)
+        assert moved.threshold == pytest.approx(anew.threshold, abs=1e-6)
+        assert (moved.alarms_seen, moved.extrapolated) == (anew.alarms_seen, anew.extrapolated)
+    with pytest.raises(UsageError, match="highest alarms of the good cloth were kept"):
+        first.moved(1e6)
 
 
 def test_the_alarms_it_counts_are_the_regions_that_inspection_finds():

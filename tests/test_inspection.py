@@ -173,6 +173,25 @@ def test_the_ledger_closes_and_lost_pictures_take_their_length(tmp_path: Path, s
     assert result.warnings[0] in page
 
 
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_nothing_is_reported_near_a_selvedge_but_what_reaches_out_of_it(
+    tmp_path: Path, scaled: Profile, along: Literal["x", "y"]
+) -> None:
+    image = cloth(60, 60)
+    for low, high in ((2, 6), (54, 58), (8, 14), (30, 34)):  # across; 5 mm are 10 pixels
+        at = np.s_[20:24, low:high] if along == "y" else np.s_[low:high, 20:24]
+        image[at] = 250
+    write_png(tmp_path / "roll/1.png", image)
+    found = {
+        margin: inspect(
+            tmp_path / "roll", scaled, tmp_path / f"at{margin}", engine=Bright(), along=along, margin=margin
+        )
+        for margin in (0, 5)
+    }
+    assert (found[0].regions, found[5].regions) == (4, 2)
+    assert "within 5 mm" in found[5].notes[-1]
+
+
 def test_strict_ends_at_the_first_bad_picture_and_leaves_nothing(tmp_path: Path, plain: Profile) -> None:
     source = tmp_path / "roll"
     write_png(source / "a.png", cloth())

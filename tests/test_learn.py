@@ -388,3 +388,117 @@ def test_a_damaged_normality_is_named(learned: tuple[Profile, list[str]], tmp_pa
     (folder / "normality.safetensors").write_bytes(b"nothing")
     with pytest.raises(ProfileError, match=r"normality\.safetensors"):
         Profile.open(folder)
+
+
+@pytest.fixture
+def copied(learned: tuple[Profile, list[str]], tmp_path: Path) -> Path:
+    """The profile, to be changed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(learned[0].folder, folder)
+    return folder
+
+
+def test_an_inspector_teaches_a_missed_defect_and_a_false_alarm(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    write_png(tmp_path / "roll.png", cloth)
+    before = Profile.open(copied).engine().score(cloth)[40:52, 100:112].max()
+    place = f"{tmp_path / 'roll.png'}@98,38,114,54"
+    code, out, _ = run(capsys, "teach", copied, "--false-alarm", place)
+    assert code == 0
+    assert "0 missed defects and 1 false alarms taught" in out
+    calmed = Profile.open(copied).engine().score(cloth)[40:52, 100:112].max()
+    assert calmed < before
+    assert run(capsys, "teach", copied, "--missed", place, "--missed", place)[0] == 0
+    again = Profile.open(copied)
+    assert again.engine().score(cloth)[40:52, 100:112].max() > calmed
+    assert len(again.card.training["renewed"]) == 2  # type: ignore[arg-type]
+
+
+def test_good_cloth_of_today_sets_the_threshold_and_the_light_anew(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(4):
+        dark = weave(NEW, 96, 300, rng).image * 0.6
+        write_png(tmp_path / f"head/{number}.png", dark.astype(np.uint8))
+    before = Profile.open(copied).card
+    code, out, _ = run(capsys, "teach", copied, "--good", tmp_path / "head", "--json")
+    assert code == 0
+    assert json.loads(out)["taught"] == "4 good pictures added"
+    after = Profile.open(copied).card
+    assert after.drift is not None
+    assert before.drift is not None
+    assert after.drift.usual["light"] < before.drift.usual["light"] - 0.3
+    assert after.operating_point.promised == before.operating_point.promised
+    assert after.operating_point.megapixels_seen == pytest.approx(4 * 96 * 75 / 1e6)
+
+
+def test_another_method_takes_the_place_of_what_a_profile_has(
+    copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = fabrics / "new/good"
+    words = ("train", "anomaly", good, "--profile", copied, "--method")
+    assert run(capsys, *words, "prediction+student", "--minutes", 0.05)[0] == 0
+    profile = Profile.open(copied)
+    assert profile.card.normality is not None
+    assert profile.card.normality.methods == ("prediction", "student")
+    assert profile.engine().score(weave(NEW, 96, 200, np.random.default_rng(1)).image).shape == (96, 200)
+    # what is remembered by nothing cannot be taught
+    assert "no memory" in refused(capsys, 2, "teach", copied, "--good", good)
+    assert "there are memory" in refused(capsys, 2, *words, "magic")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--missed", "nowhere.png@1,2,3,4"), "no such picture"),
+        (("--missed", "nowhere.png"), "it has no place"),
+        ((), "nothing to teach"),
+    ],
+)
+def test_a_lesson_that_is_none_is_refused(
+    copied: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert said in refused(capsys, 2, "teach", copied, *words)
+
+
+def test_a_place_outside_its_picture_is_refused_and_the_profile_stays(
+    copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = next((fabrics / "new/good").glob("*.png"))
+    told = refused(capsys, 2, "teach", copied, "--missed", f"{picture}@0,0,9999,10")
+    assert "the picture has 300 × 96 pixels" in told
+    assert "renewed" not in Profile.open(copied).card.training
+
+
+def test_a_promise_is_moved_at_the_inspection(
+    learned: tuple[Profile, list[str]], fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile, thresholds = learned[0].folder, []
+    for rate in (1, 20, 60):
+        words = ("inspect", fabrics / "new/defect", "--profile", profile, "--out", f"at{rate}")
+        assert run(capsys, *words, "--false-alarms", rate)[0] == 0
+        thresholds.append(json.loads((elsewhere / f"at{rate}/regions.json").read_text())["threshold"])
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert thresholds[0] > thresholds[2]
+    assert "above 0" in refused(capsys, 2, *words, "--false-alarms", 0)
+
+
+def test_a_line_says_that_its_lamp_is_old(
+    learned: tuple[Profile, list[str]], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(12):
+        lamp = 1.0 if number < 5 else 0.6
+        write_png(
+            elsewhere / f"roll/{number:02d}.png", (weave(NEW, 96, 300, rng).image * lamp).astype(np.uint8)
+        )
+    assert run(capsys, "inspect", elsewhere / "roll", "--profile", learned[0].folder, "--out", "r")[0] == 0
+    (told,) = [
+        text for text in json.loads((elsewhere / "r/regions.json").read_text())["warnings"] if "light" in text
+    ]
+    assert "weaker than when the fabric was learned" in told
+    assert "recalibrate" in told

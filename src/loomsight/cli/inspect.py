@@ -34,6 +34,10 @@ def inspect(
     along: Annotated[
         Along, typer.Option(help="The pictures' axis that runs along the roll: y, their height, or x.")
     ] = Along.Y,
+    margin: Annotated[
+        float,
+        typer.Option(help="Report nothing so near either selvedge, in mm, or in pixels without a scale."),
+    ] = 0.0,
     false_alarms: Annotated[
         float | None,
         typer.Option(
@@ -56,7 +60,7 @@ def inspect(
       loomsight inspect roll7/ --profile twill
       loomsight inspect 'roll7/cam1_*.png' --profile twill --out roll7-report --maps
       loomsight inspect strip.png --profile twill --along x --json
-      loomsight inspect roll7/ --profile twill --false-alarms 5
+      loomsight inspect roll7/ --profile twill --false-alarms 5 --margin 25
     """
     from loomsight.inspection import line
     from loomsight.inspection.sources import open_source
@@ -66,6 +70,8 @@ def inspect(
     frames = open_source(source)
     if false_alarms is not None and not 0 < false_alarms < float("inf"):
         raise UsageError("bad --false-alarms", where=f"{false_alarms:g}", why="it must be a number above 0")
+    if not 0 <= margin < float("inf"):
+        raise UsageError("bad --margin", where=f"{margin:g}", why="it must be 0 or more")
     opened = Profile.open(profile)
     if false_alarms is not None:
         opened = opened.promising(false_alarms)
@@ -74,7 +80,14 @@ def inspect(
     progress = for_stream()
     try:
         result = line.inspect(
-            frames, opened, folder, maps=maps, along=along.value, strict=strict, progress=progress
+            frames,
+            opened,
+            folder,
+            maps=maps,
+            along=along.value,
+            margin=margin,
+            strict=strict,
+            progress=progress,
         )
     finally:
         progress.close()

@@ -162,6 +162,7 @@ def inspect(
     engine: Engine | Scorer | None = None,
     maps: bool = False,
     along: Along = "y",
+    margin: float = 0.0,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -175,6 +176,7 @@ def inspect(
         engine: scores the pictures; by default the profile's own.
         maps: write every score map too, as ``maps/STEM.png``, 16 bits, score × 65535.
         along: the axis of the pictures that runs along the roll.
+        margin: millimetres at either selvedge, pixels without a scale, in which nothing is reported.
         strict: a picture that cannot be read ends the inspection; otherwise it is skipped and counted.
 
     Raises:
@@ -188,7 +190,13 @@ def inspect(
     check_out(out, frames, profile)
     with new_folder(out, replace=out.is_dir() and is_inspection(out)) as work:
         walk = _Walk(
-            frames, profile, engine or profile.engine(), out=out, maps=work if maps else None, along=along
+            frames,
+            profile,
+            engine or profile.engine(),
+            out=out,
+            maps=work if maps else None,
+            along=along,
+            margin=margin,
         )
         with Record(work, profile.scale) as record:
             walk.run(record, strict=strict, progress=progress)
@@ -219,7 +227,15 @@ class _Walk:
     """Goes through the frames once and keeps what has to be known at the end."""
 
     def __init__(
-        self, frames: Source, profile: Profile, engine: Scorer, *, out: Path, maps: Path | None, along: Along
+        self,
+        frames: Source,
+        profile: Profile,
+        engine: Scorer,
+        *,
+        out: Path,
+        maps: Path | None,
+        along: Along,
+        margin: float,
     ) -> None:
         point = profile.card.operating_point
         self.frames, self.profile, self.gallery = frames, profile, Gallery()
@@ -231,6 +247,10 @@ class _Walk:
         )  # fmt: skip
         self._engine, self._maps, self._point = engine, maps, point
         self._detector = profile.detector()
+        self._margin = margin / (profile.scale or 1.0)  # pixels
+        if margin:
+            unit = "px" if profile.scale is None else "mm"
+            self.result.notes.append(f"Nothing is reported within {margin:g} {unit} of either selvedge.")
         self._cloth, self._drift = ClothCheck(profile, frames.total), DriftCheck(profile, frames.total)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
@@ -279,7 +299,7 @@ class _Walk:
         result.length_px += length
         try:
             score = _checked(self._engine.score(image), image)
-            regions = self._regions(image, score)
+            regions = [one for one in self._regions(image, score) if self._on_cloth(one, across)]
         except LoomsightError as error:
             result.ledger.failed += 1
             self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))
@@ -314,6 +334,11 @@ class _Walk:
         else:
             regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
         return self._engine.name(image, regions) if isinstance(self._engine, Namer) else regions
+
+    def _on_cloth(self, region: Region, across: int) -> bool:
+        """Whether a region reaches beyond the margins."""
+        low, high = region.box[0::2] if self.result.along == "y" else region.box[1::2]
+        return high > self._margin and low < across - self._margin
 
     def _unread(self, unread: Unread, record: Record) -> None:
         self._first_error = self._first_error or unread.error
