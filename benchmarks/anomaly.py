@@ -17,6 +17,7 @@ so there it is extrapolated from the highest alarms (evaluation/operating_point.
 learn, "mpx_per_s" the speed of the whole map with ``--threads``.
 
 What is trained is kept in ``--models`` and finished rows in ``--results``; neither is computed twice.
+``--picture FILE`` draws what the networks of woven/denim make of three of its defects, from ``--models``.
 ``--report`` only prints the tables. The last line printed is the list of rows as JSON.
 """
 
@@ -33,17 +34,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
 from denoising import Denoising, train_denoising
+from loomsight.anomaly.cells import to_input
 from loomsight.anomaly.fanogan import FAnoGan
+from loomsight.anomaly.ganomaly import Ganomaly
 from loomsight.anomaly.normality import Method, Normality, open_method
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.pixels import PixelScores
 from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.fabric.light import Light
 from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.learn.cloth import part
 from loomsight.learn.normality import fitting
@@ -56,6 +61,7 @@ REAL = "aitex_f00,aitex_f01,aitex_f03,aitex_f04"
 WOVEN = "woven/denim,woven/oxford,woven/jersey"
 METHODS = "memory,prediction,memory+prediction,fanogan,ganomaly,student"
 COLUMNS = ("auroc", "ap", "ap_picture", "aupro", "recall", "minutes", "mpx_per_s")
+SHOWN = ("hole", "weft curling", "oil stain")
 ALARMS = AlarmRate.per_megapixel(0.1)
 STEPS = {"fanogan": 1000, "ganomaly": 500, "student": 500, "diffusion": 400}
 
@@ -74,7 +80,11 @@ def main() -> None:
     parser.add_argument(
         "--report", action="store_true", help="print the tables of the results file, run nothing"
     )
+    parser.add_argument("--picture", type=Path, help="a PNG to draw, after which nothing is run")
     asked = parser.parse_args()
+    if asked.picture:
+        draw(asked.picture, asked.models)
+        return
     if asked.threads:
         torch.set_num_threads(asked.threads)
     if not asked.report:
@@ -208,6 +218,66 @@ class _Search:
 
     def strangeness(self, even: Picture) -> Any:
         return self._made.search(even)
+
+
+def draw(path: Path, models: Path) -> None:
+    """What is woven again of three defects, and what each method says of them."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    seen, test = woven("woven/denim")
+    folder, cloth = models / "woven/denim", part(seen)
+    gan, squeezed, student = (fitted(folder, name, (), 0)[0] for name in ("fanogan", "ganomaly", "student"))
+    if not (isinstance(gan, FAnoGan) and isinstance(squeezed, Ganomaly)):
+        raise TypeError("the models are not those of their names")
+    fits = [partial(_fitted_alone, folder, name, seed=0) for name in ("memory", "prediction")]
+    both, light = Normality.fit(cloth.learn, held=cloth.judge, methods=fits), Light.of(cloth.learn)
+    gan.residuals = ("pixels",)
+    heads = (
+        "cloth",
+        "f-AnoGAN weaves",
+        "its map",
+        "GANomaly weaves",
+        "its map",
+        "student",
+        "memory + prediction",
+    )
+    side, gap, top = 160, 6, 22
+    sheet = Image.new(
+        "RGB", (len(heads) * (side + gap) - gap, top + len(SHOWN) * (side + gap) - gap), "white"
+    )
+    for column, head in enumerate(heads):
+        ImageDraw.Draw(sheet).text((column * (side + gap), 3), head, "black", ImageFont.load_default(13))
+    for row, kind in enumerate(SHOWN):
+        picture = next(one for one in test if one.types == (kind,))
+        even = light.even(picture.image)
+        ys, xs = np.nonzero(picture.mask)  # type: ignore[arg-type]  # these are labelled
+        window = tuple(
+            slice(start := int(np.clip(np.median(at) - side / 2, 0, room - side)), start + side)
+            for at, room in ((ys, even.shape[0]), (xs, even.shape[1]))
+        )
+        x = to_input(even, gan.channels, gan.device)
+        with torch.inference_mode():
+            woven_again = [gan.generator(gan.encode(x)), squeezed.decoder(squeezed.encoder(x))]
+        shown = [_shown(made) for made in woven_again]
+        maps = [_heat(one.strangeness(even)) for one in (gan, squeezed, student)] + [
+            _heat(both.score(picture.image))
+        ]
+        for column, one in enumerate((even, shown[0], maps[0], shown[1], maps[1], maps[2], maps[3])):
+            tile = Image.fromarray(np.ascontiguousarray(one[window]))
+            sheet.paste(tile, (column * (side + gap), top + row * (side + gap)))
+    sheet.save(path)
+
+
+def _shown(made: torch.Tensor) -> Any:
+    rgb = made[0].expand(3, -1, -1).permute(1, 2, 0)
+    return ((rgb + 1) * 127.5).clamp(0, 255).to(torch.uint8).numpy()
+
+
+def _heat(strange: Any) -> Any:
+    """From its middle to its highest."""
+    low, high = np.median(strange), strange.max()
+    grey = ((strange - low) / (high - low)).clip(0, 1) * 255
+    return cv2.applyColorMap(np.rint(grey).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from loomsight.anomaly import MethodName
 from loomsight.anomaly.calibration import calibrate_union
 from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import windows
 from loomsight.anomaly.memory import Memory, MemorySettings, _Level
-from loomsight.anomaly.normality import MethodName, Normality, open_method
+from loomsight.anomaly.normality import Normality, open_method
 from loomsight.anomaly.prediction import Prediction
 from loomsight.anomaly.residual import Residual
 from loomsight.anomaly.student import Student

@@ -37,14 +37,18 @@ def main(folder: Path) -> None:
     engine = profile.engine()
     with (folder / "inspection" / "regions.csv").open(encoding="utf-8-sig") as table:
         rows = sorted(csv.DictReader(table), key=lambda row: -float(row["score"]))
-    strip: list[np.ndarray] = []
+    crops: list[np.ndarray] = []
     for row in rows[:SHOWN]:
         image = read_image(folder / "roll" / row["picture"])
         x0, y0, x1, y1 = (int(row[key]) for key in ("x0", "y0", "x1", "y1"))
         jpeg = cut_crop(image, engine.score(image), (x0, y0, x1, y1), profile.threshold)
-        crop = np.asarray(Image.open(io.BytesIO(jpeg)))
-        strip += [crop, np.full((crop.shape[0], GAP, 3), 255, np.uint8)]
-    picture = Image.fromarray(np.hstack(strip[:-1]))
+        crops.append(
+            np.pad(
+                np.asarray(Image.open(io.BytesIO(jpeg))), ((0, GAP), (0, GAP), (0, 0)), constant_values=255
+            )
+        )
+    rows_of_two = [np.hstack(crops[first : first + 2]) for first in range(0, SHOWN, 2)]
+    picture = Image.fromarray(np.vstack(rows_of_two)[:-GAP, :-GAP])
     picture = picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS)
     picture = picture.quantize(256, kmeans=8, dither=Image.Dither.NONE)
     picture.save(HERE / "found.png", optimize=True)

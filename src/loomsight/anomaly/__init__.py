@@ -1,1 +1,23 @@
 """Normality: what cloth looks like when it is good, and how far a place is from that."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from loomsight.errors import UsageError
+
+MethodName = Literal["memory", "prediction", "student", "fanogan", "ganomaly"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+
+
+def methods_of(text: str) -> tuple[MethodName, ...]:
+    """Methods as they are written, joined by +.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    words = text.lower().split("+")
+    unknown = [word for word in words if word not in METHODS]
+    if unknown:
+        raise UsageError("no such method", where=unknown[0] or text, why=f"there are {', '.join(METHODS)}")
+    return tuple(name for name in METHODS if name in words)

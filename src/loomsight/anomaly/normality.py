@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import cv2
 import numpy as np
@@ -35,7 +35,6 @@ from loomsight.fabric.light import Light
 from loomsight.fabric.tiles import score_tiles
 from loomsight.fabric.types import Mask, Picture, ScoreMap
 
-MethodName = Literal["memory", "prediction", "fanogan", "ganomaly", "student"]
 TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see score_tiles
 RARE = 0.01
 """The share of good cloth that is above one half."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loomsight.anomaly import METHODS, methods_of
 from loomsight.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ class Beside(StrEnum):
     """A second network beside the segmenter."""
 
     DETECTOR = "detector"
-
-
-class Anomaly(StrEnum):
-    """What looks for defects that no label covers."""
-
-    BOTH = "memory+prediction"
-    MEMORY = "memory"
-    PREDICTION = "prediction"
-    NONE = "none"
 
 
 class BadPictures(StrEnum):
@@ -125,10 +117,10 @@ def learn(
         ),
     ] = None,
     anomaly: Annotated[
-        Anomaly | None,
+        str | None,
         typer.Option(
-            help="What looks for defects that nobody has seen: a memory of good cloth, a prediction of each "
-            "place from its surroundings, both, or none. Both if not given; prediction is faster.",
+            help=f"What looks for defects that nobody has seen, joined by +: {', '.join(METHODS)}; or none. "
+            "memory+prediction if not given; prediction alone is faster.",
             show_default=False,
         ),
     ] = None,
@@ -219,8 +211,8 @@ def learn(
         _tell(profile)
 
 
-def _methods(anomaly: Anomaly) -> tuple[str, ...]:
-    return () if anomaly is Anomaly.NONE else tuple(anomaly.value.split("+"))
+def _methods(anomaly: str) -> tuple[str, ...]:
+    return () if anomaly.lower() == "none" else methods_of(anomaly)
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from loomsight.anomaly import METHODS, methods_of
 from loomsight.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -162,7 +163,7 @@ def anomaly(
     *,
     profile: Annotated[Path, typer.Option(help="The fabric's profile, which gets it.")],
     method: Annotated[
-        str, typer.Option(help="memory, prediction, student, fanogan, ganomaly; several are joined by +.")
+        str, typer.Option(help=f"{', '.join(METHODS)}; several are joined by +.")
     ] = "memory+prediction",
     minutes: Annotated[
         float | None, typer.Option(help="Time for everything; 5 if not given.", show_default=False)
@@ -180,17 +181,8 @@ def anomaly(
       loomsight train anomaly twill/good --profile twill
       loomsight train anomaly twill/good --profile twill --method memory+prediction+student --minutes 10
     """
-    from typing import get_args
-
     _check(("--minutes", minutes), seed=seed)
-    from loomsight.anomaly.normality import MethodName
-
-    there: tuple[MethodName, ...] = get_args(MethodName)
-    words = list(dict.fromkeys(method.lower().split("+")))
-    unknown = [word for word in words if word not in there]
-    if unknown:
-        raise UsageError("no such method", where=unknown[0], why=f"there are {', '.join(there)}")
-    names = tuple(name for name in there if name in words)
+    names = methods_of(method)
 
     from loomsight.learn.renew import train_anomaly
     from loomsight.profile import Profile

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
-from loomsight.anomaly.normality import MethodName
 from loomsight.base import Base, shipped
 from loomsight.config import Config
 from loomsight.datasets import Item, read_dataset

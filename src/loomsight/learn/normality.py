@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from loomsight.anomaly import MethodName
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.memory import Memory
-from loomsight.anomaly.normality import Method, MethodName, Normality
+from loomsight.anomaly.normality import Method, Normality
 from loomsight.anomaly.prediction import Prediction
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.types import Picture, ScoreMap

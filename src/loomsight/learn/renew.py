@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
-from loomsight.anomaly.normality import MethodName
 from loomsight.errors import DatasetError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
