@@ -28,6 +28,8 @@ import torch
 
 from anomaly import REAL, WOVEN, real, woven
 from loomsight.anomaly.calibration import calibrate_union
+from loomsight.anomaly.drift import ONE_SIDED, DriftCard, reference
+from loomsight.anomaly.drift import measure as measure_drift
 from loomsight.anomaly.normality import Normality
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.operating_point import AlarmRate, alarm_thresholds, point_from_alarms
@@ -104,7 +106,8 @@ def measure(data: Path, name: str) -> dict[str, Any]:
     normality = Normality.fit(cloth.learn, held=cloth.judge)
     first, second = good[: len(good) // 2], good[len(good) // 2 :]
     maps = [[engine.score(image) for image in first], [normality.score(image) for image in first]]
-    point, united, _ = calibrate_union(*maps, ONE, **HOW)
+    point, united, together = calibrate_union(*maps, ONE, **HOW)
+    card = reference(first, together)
 
     def union(image: Picture) -> ScoreMap:
         return point.unite(engine.score(image), normality.score(image))
@@ -116,8 +119,10 @@ def measure(data: Path, name: str) -> dict[str, Any]:
     row["megapixels"] = sum(image.shape[0] * image.shape[1] for image in second) / 1e6
     for light, change in LIGHTS.items():
         changed = [change(image) for image in second]
+        scores = [union(image) for image in changed]
         row["lights"][light] = {
-            "union": _false(map(union, changed), united.threshold),
+            "union": _false(scores, united.threshold),
+            "drift": _drifted(card, changed, scores),
             "normality": _false(map(normality.score, changed), point.strangeness),
         }
     return row
@@ -125,6 +130,13 @@ def measure(data: Path, name: str) -> dict[str, Any]:
 
 def _false(maps: Any, threshold: float) -> int:
     return sum(count_regions(score, None, threshold, **HOW).false_alarms for score in maps)
+
+
+def _drifted(card: DriftCard, pictures: Sequence[Picture], maps: Sequence[ScoreMap]) -> list[str]:
+    """What an inspection of all these would say has drifted."""
+    seen = [measure_drift(picture, score) for picture, score in zip(pictures, maps, strict=True)]
+    off = {key: float(np.median([one[key] for one in seen])) - usual for key, usual in card.usual.items()}
+    return [key for key, by in off.items() if (by if key in ONE_SIDED else abs(by)) > card.allowed[key]]
 
 
 def _known(data: Path, name: str) -> list[LabelledPicture]:
@@ -177,13 +189,16 @@ def split_table(rows: Sequence[dict[str, Any]]) -> str:
 def light_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: false alarms under each light, over all cloth, and times those of the cloth as it is."""
     area = sum(row["megapixels"] for row in rows)
-    lines = [f"| light ({area:.1f} Mpx) | union | times | normality alone | times |", "|---|---|---|---|---|"]
+    head = f"| light ({area:.1f} Mpx) | union | times | normality alone | times | drift said on |"
+    lines = [head, "|---|---|---|---|---|---|"]
     for light in LIGHTS:
         cells = []
         for which in ("union", "normality"):
             count, plain = (sum(row["lights"][one][which] for row in rows) for one in (light, "as it is"))
             cells += [str(count), f"{count / max(plain, 1):.2f}"]
-        lines.append(f"| {light} | " + " | ".join(cells) + " |")
+        said = [", ".join(row["lights"][light]["drift"]) for row in rows]
+        words = f"{sum(map(bool, said))} of {len(said)} fabrics"
+        lines.append(f"| {light} | " + " | ".join(cells) + f" | {words} |")
     return "\n".join(lines)
 
 

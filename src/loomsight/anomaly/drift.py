@@ -27,6 +27,8 @@ LEAST: Mapping[str, float] = MappingProxyType(
     {"light": 0.16, "slope": 0.16, "contrast": 0.2, "focus": 0.3, "unrest": 0.8}
 )
 """What each number may differ by at least: good cloth of one day differs by less, whatever it shows."""
+ONE_SIDED = ("slope", "unrest")
+"""Of these only more is drift: a flatter light and a calmer map are no fault."""
 _TIMES = 4.0  # deviations of the good pictures among themselves
 _SURE = 2.0**-24  # from 0 and 1: a score's logit stays finite
 

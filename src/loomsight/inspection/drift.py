@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from loomsight.anomaly.drift import measure
+from loomsight.anomaly.drift import ONE_SIDED, measure
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.profile import Profile
 
@@ -39,8 +39,8 @@ class DriftCheck:
             return
         for key, usual in self._card.usual.items():
             off = float(np.median([one[key] for one in self._last])) - usual
-            if key in ("slope", "unrest"):
-                off = max(off, 0.0)  # a flatter light and a calmer map are no fault
+            if key in ONE_SIDED:
+                off = max(off, 0.0)
             if abs(off) > self._card.allowed[key]:
                 before, since = self._found.get(key, (0.0, name))
                 self._found[key] = (off if abs(off) > abs(before) else before, since)
