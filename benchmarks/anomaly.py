@@ -185,7 +185,7 @@ def _fitted_alone(folder: Path, method: str, even: Sequence[Picture], *, seed: i
 def fitted(folder: Path, method: str, even: Sequence[Picture], seed: int) -> tuple[Method, float]:
     """A method fitted to good cloth, and the minutes that took; from the folder if it is there."""
     name, _, residuals = method.partition(":")
-    path = folder / f"{name}-{seed}.safetensors"
+    path = folder / f"{name}-{STEPS.get(name, 0)}-{seed}.safetensors"
     if not path.is_file():
         began = time.monotonic()
         if name == "diffusion":
@@ -270,7 +270,7 @@ def draw(path: Path, models: Path) -> None:
 
 def _shown(made: torch.Tensor) -> Any:
     rgb = made[0].expand(3, -1, -1).permute(1, 2, 0)
-    return ((rgb + 1) * 127.5).clamp(0, 255).to(torch.uint8).numpy()
+    return ((rgb + 1) * 127.5).clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def _heat(strange: Any) -> Any:

@@ -95,8 +95,9 @@ class _Task:
         self.optimizers = {"unet": torch.optim.Adam(made.unet.parameters(), 1e-3)}
 
     def step(self, batch: Tensor, context: Any) -> dict[str, Tensor]:
-        t = torch.randint(1, LEVEL + 200, (len(batch),), generator=context.generator)
-        noise = torch.randn(batch.shape, generator=context.generator)
+        random, device = context.generator, batch.device
+        t = torch.randint(1, LEVEL + 200, (len(batch),), generator=random, device=device)
+        noise = torch.randn(batch.shape, generator=random, device=device)
         noising = self._made.noising
         wanted = noising.velocity(batch, noise, t)
         loss = (self._made.velocity(noising.noisy(batch, noise, t), t) - wanted).square().mean()
@@ -111,5 +112,11 @@ def train_denoising(
     torch.manual_seed(seed)
     patches = GoodPatches(even, 64, 16, seed=seed)
     made = Denoising(patches.channels)
-    fit(_Task(made), patches.batch, TrainSettings(steps=steps, ema=0.99, seed=seed), progress=progress)
+    fit(
+        _Task(made),
+        patches.batch,
+        TrainSettings(steps=steps, ema=0.99, seed=seed),
+        progress=progress,
+        device="cpu",
+    )
     return made

@@ -207,6 +207,17 @@ def test_a_false_alarm_is_silent_after_teaching() -> None:
     assert np.allclose(again.score(picture), own.score(picture), atol=1e-5)
 
 
+def test_the_first_lesson_is_kept_however_many_follow() -> None:
+    own = Normality.from_arrays(normality().to_arrays())
+    first, where = holed(good_cloth()[4], 80, 100)
+    own.teach(first, where, defect=False)
+    calm = own.score(first)[where].max()
+    for number in range(12):
+        other, there = holed(good_cloth()[number % 6], 40 + 9 * number, 60 + 15 * number, 3 + number % 4)
+        own.teach(other, there, defect=False)
+    assert own.score(first)[where].max() < calm + 0.1
+
+
 @pytest.mark.parametrize("where", [np.zeros((192, 320), np.bool_), np.ones((3, 3), np.bool_)])
 def test_a_place_that_is_none_cannot_be_taught(where: Mask) -> None:
     with pytest.raises(ValueError, match="a place needs pixels"):

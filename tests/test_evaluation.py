@@ -1,5 +1,7 @@
 """Figures against slow, plain reference computations; thresholds against new cloth."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -294,6 +296,17 @@ def test_a_promise_is_moved_without_scoring_again():
         assert (moved.alarms_seen, moved.extrapolated) == (anew.alarms_seen, anew.extrapolated)
     with pytest.raises(UsageError, match="highest alarms of the good cloth were kept"):
         first.moved(1e6)
+    with pytest.raises(UsageError, match="learn again"):  # a card of an earlier version kept none
+        replace(first, highest=None).moved(1)
+
+
+def test_calm_cloth_lets_any_promise_be_made():
+    score = np.zeros((200, 200), np.float32)
+    score[::90, ::90] = 0.3
+    point = set_operating_point([score], AlarmRate.per_megapixel(20))
+    assert (
+        point.moved(4000).threshold == set_operating_point([score], AlarmRate.per_megapixel(4000)).threshold
+    )
 
 
 def test_the_alarms_it_counts_are_the_regions_that_inspection_finds():

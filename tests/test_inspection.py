@@ -189,7 +189,10 @@ def test_nothing_is_reported_near_a_selvedge_but_what_reaches_out_of_it(
         for margin in (0, 5)
     }
     assert (found[0].regions, found[5].regions) == (4, 2)
-    assert "within 5 mm" in found[5].notes[-1]
+    assert "within 5 mm of either selvedge: 2 regions were left out" in found[5].notes[-1]
+    with pytest.raises(UsageError, match="leaves nothing of the cloth"):
+        inspect(tmp_path / "roll", scaled, tmp_path / "none", engine=Bright(), along=along, margin=15)
+    assert not (tmp_path / "none").exists()
 
 
 def test_strict_ends_at_the_first_bad_picture_and_leaves_nothing(tmp_path: Path, plain: Profile) -> None:

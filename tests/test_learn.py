@@ -20,9 +20,12 @@ from loomsight import cli
 from loomsight.cli import learn as command
 from loomsight.datasets import write_dataset
 from loomsight.errors import DatasetError, ImageError, ProfileError, UsageError
+from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
+from loomsight.learn.cloth import part
 from loomsight.learn.job import LearnSettings, learn
+from loomsight.learn.renew import Lesson, teach
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile
 from loomsight.progress import Progress
@@ -502,3 +505,37 @@ def test_a_line_says_that_its_lamp_is_old(
     ]
     assert "weaker than when the fabric was learned" in told
     assert "recalibrate" in told
+
+
+def test_what_lies_in_a_profile_and_is_not_of_it_is_not_lost(
+    copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(fabrics / "new/good", copied / "today")
+    told = refused(capsys, 2, "teach", copied, "--good", copied / "today")
+    assert "not part of it" in told
+    assert list((copied / "today").iterdir())
+
+
+def test_the_report_says_what_was_changed_since(
+    copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "teach", copied, "--good", fabrics / "new/good")[0] == 0
+    profile = Profile.open(copied)
+    page = (copied / "report.html").read_text()
+    assert f"Changed since: 5 good pictures added. The threshold is {profile.threshold:.4f}." in page
+
+
+def test_taught_cloth_sets_the_threshold_on_the_maps_that_an_inspection_sees(
+    copied: Path, fabrics: Path
+) -> None:
+    profile = Profile.open(copied)
+    picture = sorted((fabrics / "new/good").glob("*.png"))[0]
+    made = teach(
+        profile, good=fabrics / "new/good", lessons=[Lesson(picture, (225, 0, 300, 96), defect=False)]
+    )
+    point, engine = made.card.operating_point, made.engine()
+    judged = part([read_image(path) for path in sorted((fabrics / "new/good").glob("*.png"))]).judge
+    maps = [engine.score(image) for image in judged]
+    rate = AlarmRate(point.promised, point.unit, 1.0)
+    again = set_operating_point(maps, rate, min_area=point.min_area, merge_gap=point.merge_gap)
+    assert again.threshold == pytest.approx(point.threshold, abs=1e-4)

@@ -254,11 +254,25 @@ class Profile:
 
         Raises:
             ProfileError: a file of it was damaged since it was opened.
+            UsageError: something else lies in the folder, and would be lost.
             StorageError: the disk is full or the folder cannot be written.
         """
         import safetensors.numpy
 
+        listed = {*self.card.files, CARD, _KIND.seal}
+        foreign = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
+        foreign = [path for path in foreign if path.relative_to(self.folder).as_posix() not in listed]
+        if foreign:
+            raise UsageError(
+                "the profile is not changed",
+                where=foreign[0],
+                why="this file is in the profile's folder and not part of it",
+                do="move it elsewhere",
+            )
         kept = {name: self.read(name) for name in self.card.files if name != NORMALITY}
+        if REPORT in kept:  # it tells of the learning; what holds now stands first
+            now = f"Changed since: {what}. The threshold is {operating_point.threshold:.4f}."
+            kept[REPORT] = kept[REPORT].replace(b"</h1>", f"</h1><p><b>{now}</b></p>".encode(), 1)
         told = self.card.training.get("renewed", [])
         with new_folder(self.folder, replace=True) as work:
             for name, data in kept.items():
@@ -357,10 +371,13 @@ class Profile:
         except safetensors.SafetensorError as error:
             raise _KIND.damaged(self.folder / name) from error
 
-    def engine(self) -> TorchEngine | UnionEngine:
+    def engine(self, *, corrected: bool = False) -> TorchEngine | UnionEngine:
         """The runtime that turns a picture into a score map; torch is loaded here and not before.
 
         With a normality the map is the union of both.
+
+        Args:
+            corrected: the lines of the camera are out of the pictures already.
 
         Raises:
             ProfileError: the network is unknown to this program, or the weights are not its own.
@@ -379,7 +396,7 @@ class Profile:
         except RuntimeError as error:  # torch's word for missing or unexpected weights
             why = "these are not the weights of its network"
             raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
-        engine = TorchEngine(network, self.camera())
+        engine = TorchEngine(network, None if corrected else self.camera())
         normality, united = self.normality(), self.card.normality
         if normality is None or united is None:
             return engine
@@ -400,8 +417,13 @@ class Profile:
 
         try:
             return Normality.from_arrays(safetensors.numpy.load(self.read(NORMALITY)))
-        except (safetensors.SafetensorError, ValueError) as error:
+        except safetensors.SafetensorError as error:
             raise _KIND.damaged(self.folder / NORMALITY) from error
+        except ValueError as error:  # whole, but of another version of this program
+            do = "learn the fabric again"
+            raise ProfileError(
+                "the profile cannot be used", where=self.folder / NORMALITY, why=str(error), do=do
+            ) from error
 
     def detector(self) -> TorchDetector | None:
         """What boxes and names defects beside the engine; None where none was learned.

@@ -56,15 +56,16 @@ class UnionPoint:
         """The map of both: one half where either reaches its own threshold.
 
         Args:
-            calmed: logits that are added because a place was taught to be good, at most 0.
+            calmed: logits that the segmenter is less sure by where a place was taught to be good, at most 0;
+                the strangeness has its own share of that already.
         """
         from scipy.special import expit
 
-        surer = np.maximum(
-            _margin(known, self.segmenter, self.segmenter_scale),
-            _margin(strange, self.strangeness, self.strangeness_scale),
-        )
-        return np.asarray(expit(surer if calmed is None else surer + calmed), np.float32)
+        sure = _margin(known, self.segmenter, self.segmenter_scale)
+        if calmed is not None:
+            sure = sure + calmed / np.float32(self.segmenter_scale)
+        surer = np.maximum(sure, _margin(strange, self.strangeness, self.strangeness_scale))
+        return np.asarray(expit(surer), np.float32)
 
 
 def calibrate_union(
@@ -74,6 +75,7 @@ def calibrate_union(
     *,
     min_area: int,
     merge_gap: int,
+    calmed: Sequence[Float[NDArray[np.float32], "h w"] | None] | None = None,
 ) -> tuple[UnionPoint, OperatingPoint, list[ScoreMap]]:
     """Set a union on good cloth.
 
@@ -81,6 +83,7 @@ def calibrate_union(
         known, strange: the maps of the same good pictures, best of pictures that neither learned from.
         rate: what the union promises.
         min_area, merge_gap: of its regions.
+        calmed: for each picture what :meth:`UnionPoint.unite` takes.
 
     Returns:
         the point, the union's own operating point, and the union's maps.
@@ -92,7 +95,8 @@ def calibrate_union(
     thresholds = [set_operating_point(maps, rate, **how).threshold for maps in (known, strange)]
     scales = [_scale(maps, **how) for maps in (known, strange)]
     point = UnionPoint(thresholds[0], scales[0], thresholds[1], scales[1])
-    united = [point.unite(*pair) for pair in zip(known, strange, strict=True)]
+    less = calmed or [None] * len(known)
+    united = [point.unite(*three) for three in zip(known, strange, less, strict=True)]
     return point, set_operating_point(united, rate, **how), united
 
 

@@ -2,12 +2,13 @@
 
 Akcay et al., *GANomaly: Semi-Supervised Anomaly Detection via Adversarial Training*, ACCV 2018. An encoder,
 a decoder and a second encoder learn good patches together, in three ways: the picture that comes out looks
-like the one that went in (L1), a discriminator's features of both agree, and so do the two latent maps. The
-score is the distance of the latent maps, |E(x) − E′(G(E(x)))|; a defect that is not woven again changes it.
+like the one that went in (L1), a discriminator cannot tell it from a real one, and the two latent maps agree.
+The score is the distance of the latent maps, |E(x) − E′(G(E(x)))|; a defect that is not woven again changes
+it.
 
-Made for cloth: latent maps of cells (:mod:`loomsight.anomaly.cells`) in place of one vector for a patch,
-and the residual of pixels beside that of latents, as logarithms; over four ways to lay the cells. A residual
-of frozen features can be added.
+Made for cloth: latent maps of cells (:mod:`loomsight.anomaly.cells`) in place of one vector for a patch, the
+relativistic objective in place of matching the discriminator's features, and the residual of pixels beside
+that of latents, as logarithms; over four ways to lay the cells. A residual of frozen features can be added.
 """
 
 from __future__ import annotations

@@ -171,9 +171,9 @@ class Memory:
                 # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
                 strange = _nearest(at, level.bank)
                 at = at[strange >= strange.max() / 2]
-                level.bad = torch.cat([level.bad, _reduced(at, _A_PLACE)])[-_TAUGHT:]
+                level.bad = _reduced(torch.cat([level.bad, _reduced(at, _A_PLACE)]), _TAUGHT)
             else:
-                level.good = torch.cat([level.good, _reduced(at, _A_PLACE)])[-_TAUGHT:]
+                level.good = _reduced(torch.cat([level.good, _reduced(at, _A_PLACE)]), _TAUGHT)
 
     @property
     def taught(self) -> bool:

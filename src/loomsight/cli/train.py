@@ -166,7 +166,7 @@ def anomaly(
         str, typer.Option(help=f"{', '.join(METHODS)}; several are joined by +.")
     ] = "memory+prediction",
     minutes: Annotated[
-        float | None, typer.Option(help="Time for everything; 5 if not given.", show_default=False)
+        float | None, typer.Option(help="Of training; 5 if not given.", show_default=False)
     ] = None,
     seed: _Seed = None,
     json: _Json = False,

@@ -12,13 +12,13 @@ K be the number of alarms that the promise allows in the area seen.
   its scale raised by one standard error: t = b_m + β(1 + 1/√(m−1))·ln(m/K), and never below b₁. With
   fewer than five alarms β is at least 1, the tail of a logistic distribution.
 
-**What is certain.** If alarms come independently and new cloth is like the good cloth seen, then whatever the
-network and its scores are, the mean number of alarms that new cloth of the same area brings above the
-(s + 1)-th highest alarm is distributed as Gamma(s + 1): the finite-sample guarantee of conformal prediction
-(Vovk et al., Algorithmic Learning in a Random World, 2005) for counts in an area.
-:meth:`OperatingPoint.certain` turns that into a rate. It needs no assumption on the tail, and it is wide:
-with no alarm in 1 Mpx, up to 3 in each Mpx are possible. Twelve allowed alarms or more make it a factor of
-two.
+**What is certain.** If alarms come independently and new cloth is like the good cloth seen, then whatever
+distribution the scores have, the mean number of alarms that new cloth of the same area brings above the s-th
+highest alarm is distributed as Gamma(s): the finite-sample guarantee of conformal prediction (Vovk et al.,
+Algorithmic Learning in a Random World, 2005) for counts in an area. :meth:`OperatingPoint.certain` turns that
+into a rate. It needs no assumption on the tail, and it is wide: with no alarm in 1 Mpx, up to 3.7 in each Mpx
+are possible. Twelve allowed alarms make it about a factor of two. It holds for scores that were fixed before
+this cloth was looked at.
 
 Alarms in clusters, or cloth that differs from what was seen, break the promise; more good cloth helps.
 """
@@ -99,7 +99,8 @@ class OperatingPoint:
             the highest score, 1, that no threshold keeps the promise.
         extrapolated: the area was too small to show the promise, see the module.
         min_area, merge_gap: of the regions counted; the threshold holds for these only.
-        highest: the highest alarms on good cloth, falling; the threshold can be moved among them.
+        highest: the highest alarms on good cloth, falling, among which the threshold can be moved; None
+            when they were not kept.
         floor: no threshold is lower: below it there may be alarms that are not listed.
     """
 
@@ -112,19 +113,19 @@ class OperatingPoint:
     extrapolated: bool
     min_area: int
     merge_gap: int
-    highest: tuple[float, ...] = ()
+    highest: tuple[float, ...] | None = None
     floor: float = LOWEST
 
     def certain(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Between which rates, in promised units, the true rate lies, each bound with this confidence.
+        """Between which rates, in the promise's unit, the true rate lies with this confidence.
 
-        The lower bound is 0 when the threshold was extrapolated above the highest alarm.
+        The threshold lies between the alarms s and s + 1 of the cloth seen. The lower bound is 0 when s is.
         """
         from scipy.stats import gamma
 
-        per_alarm = self.promised / self.alarms_allowed
-        low = 0.0 if self.extrapolated else float(gamma.ppf(1 - confidence, self.alarms_seen + 1))
-        return low * per_alarm, float(gamma.ppf(confidence, self.alarms_seen + 1)) * per_alarm
+        per_alarm, seen = self.promised / self.alarms_allowed, self.alarms_seen
+        low = float(gamma.ppf((1 - confidence) / 2, seen)) if seen else 0.0
+        return low * per_alarm, float(gamma.ppf((1 + confidence) / 2, seen + 1)) * per_alarm
 
     def moved(self, promised: float) -> Self:
         """The same for another promise in the same unit; nothing is learned or scored again.
@@ -132,21 +133,22 @@ class OperatingPoint:
         Raises:
             UsageError: so many alarms that they were not kept.
         """
-        allowed = self.alarms_allowed * promised / self.promised
-        if math.floor(allowed) > len(self.highest):
-            most = self.promised * (len(self.highest) + 1) / self.alarms_allowed
+        allowed, highest = self.alarms_allowed * promised / self.promised, self.highest or ()
+        # with fewer than are kept, these are all there were
+        if self.highest is None or math.floor(allowed) > len(highest) >= KEPT:
+            most = self.promised * (len(highest) + 1) / self.alarms_allowed
             raise UsageError(
                 f"cannot promise {promised:g} false alarms per {self.unit}",
-                why=f"only the {len(self.highest)} highest alarms of the good cloth were kept",
-                do=f"ask for less than {most:.3g}, or learn again with that promise",
+                why=f"only the {len(highest)} highest alarms of the good cloth were kept",
+                do=f"{f'ask for less than {most:.3g}, or ' if highest else ''}learn again with that promise",
             )
-        threshold = _threshold(self.highest, allowed, self.floor)
+        threshold = _threshold(highest, allowed, self.floor)
         return replace(
             self,
             threshold=threshold,
             promised=promised,
             alarms_allowed=allowed,
-            alarms_seen=sum(alarm >= threshold for alarm in self.highest),
+            alarms_seen=sum(alarm >= threshold for alarm in highest),
             extrapolated=allowed < 1,
         )
 

@@ -11,7 +11,7 @@ from loomsight.anomaly.drift import ONE_SIDED, measure
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.profile import Profile
 
-MOST = 200  # pictures looked at, evenly over the roll
+MOST = 200  # pictures looked at, evenly over the roll; of a video of unknown length, all
 _WINDOW, _FEWEST = 15, 5  # pictures whose median counts: one stain on a lens is no drift
 _RECALIBRATE = "recalibrate: 'loomsight teach' with good cloth of today"
 
@@ -26,24 +26,29 @@ class DriftCheck:
 
     def __init__(self, profile: Profile, total: int | None) -> None:
         self._card = profile.card.drift
-        self._every = max(1, (total or 0) // MOST)
-        self._last: deque[dict[str, float]] = deque(maxlen=_WINDOW)
+        self._every = max(1, math.ceil((total or 0) / MOST))
+        self._last: deque[tuple[str, dict[str, float]]] = deque(maxlen=_WINDOW)
         self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
 
     def look(self, index: int, name: str, picture: Picture, score: ScoreMap) -> None:
         """Measure picture number ``index`` if it is one of the sample."""
         if self._card is None or index % self._every:
             return
-        self._last.append(measure(picture, score))
+        self._last.append((name, measure(picture, score)))
         if len(self._last) < _FEWEST:
             return
-        for key, usual in self._card.usual.items():
-            off = float(np.median([one[key] for one in self._last])) - usual
-            if key in ONE_SIDED:
-                off = max(off, 0.0)
-            if abs(off) > self._card.allowed[key]:
-                before, since = self._found.get(key, (0.0, name))
+        for key, allowed in self._card.allowed.items():
+            all_off = [(seen, self._off(key, values[key])) for seen, values in self._last]
+            off = float(np.median([by for _, by in all_off]))
+            if abs(off) > allowed:
+                first = next(seen for seen, by in all_off if abs(by) > allowed and by * off > 0)
+                before, since = self._found.get(key, (0.0, first))
                 self._found[key] = (off if abs(off) > abs(before) else before, since)
+
+    def _off(self, key: str, value: float) -> float:
+        assert self._card is not None  # noqa: S101 — without one nothing is looked at
+        off = value - self._card.usual[key]
+        return max(off, 0.0) if key in ONE_SIDED else off
 
     def warnings(self) -> list[str]:
         """What has drifted, from which picture on, and what to do."""

@@ -246,11 +246,10 @@ class _Walk:
             promised=point.promised, unit=point.unit, notes=list(frames.notes),
         )  # fmt: skip
         self._engine, self._maps, self._point = engine, maps, point
-        self._detector = profile.detector()
+        self._detector, self._camera = profile.detector(), profile.camera()
         self._margin = margin / (profile.scale or 1.0)  # pixels
-        if margin:
-            unit = "px" if profile.scale is None else "mm"
-            self.result.notes.append(f"Nothing is reported within {margin:g} {unit} of either selvedge.")
+        self._said_margin = f"{margin:g} {'px' if profile.scale is None else 'mm'}"
+        self._left_out = 0  # regions within the margins
         self._cloth, self._drift = ClothCheck(profile, frames.total), DriftCheck(profile, frames.total)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
@@ -278,6 +277,11 @@ class _Walk:
         self.result.warnings += self._drift.warnings()
         if self._cloth.note:
             self.result.notes.append(self._cloth.note)
+        if self._margin:
+            self.result.notes.append(
+                f"Nothing is reported within {self._said_margin} of either selvedge: "
+                f"{self._left_out:,} regions were left out."
+            )
         missing = ledger.skipped + ledger.failed
         if missing:
             self.result.warnings.append(
@@ -289,6 +293,13 @@ class _Walk:
         result, image = self.result, frame.image
         height, width = image.shape[:2]
         length, across = (height, width) if result.along == "y" else (width, height)
+        if 2 * self._margin >= across:
+            raise UsageError(
+                f"a margin of {self._said_margin} leaves nothing of the cloth",
+                where=frame.name,
+                why=f"the picture is {across} px wide",
+                do="give a smaller --margin",
+            )
         self._last = length
         for unread in self._waiting:
             self._skip(unread, record)
@@ -299,7 +310,9 @@ class _Walk:
         result.length_px += length
         try:
             score = _checked(self._engine.score(image), image)
-            regions = [one for one in self._regions(image, score) if self._on_cloth(one, across)]
+            everywhere = self._regions(image, score)
+            regions = [one for one in everywhere if self._on_cloth(one, across)]
+            self._left_out += len(everywhere) - len(regions)
         except LoomsightError as error:
             result.ledger.failed += 1
             self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))
@@ -313,7 +326,8 @@ class _Walk:
             record.add(found)
         self.gallery.offer(founds, image, score, self._point.threshold)
         self._cloth.look(frame.index, image)
-        self._drift.look(frame.index, frame.name, image, score)
+        seen = image if self._camera is None else self._camera.correct(image)
+        self._drift.look(frame.index, frame.name, seen, score)
         if self._maps is not None:
             # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
             write_png(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PATCH, BATCH = 128, 8
 _TEACHING = 0.5  # of the steps or seconds, that the teacher gets; the other two have the rest
-_LOOKED_AT = 16  # patches that the frozen network's deviations are read from
+_LOOKED_AT = 2  # batches that the frozen network's deviations are read from
 _LR = 2e-3
 _WHITENED = 16  # batches that the differences on good cloth are read from
 _LEAST_VARIANCE = 1e-5  # of the largest
@@ -79,18 +79,16 @@ class StudentTask:
         return losses
 
 
-class DisturbedPatches(GoodPatches):
-    """Good patches, and as many through which the same cloth shows turned, enlarged, darker or brighter."""
-
-    def _patch(self, rng: np.random.Generator) -> Float[NDArray[np.float32], "s s 3"]:
-        patch = super()._patch(rng)
-        if rng.random() < 0.5:
-            return patch
-        other = super()._patch(rng)
-        for _ in range(int(rng.integers(1, 3))):
-            other = _changed(other, rng)
-            patch = _through(patch, other, rng)
+def _disturbed(good: GoodPatches, rng: np.random.Generator) -> Float[NDArray[np.float32], "s s 3"]:
+    """A good patch, or one through which the same cloth shows turned, enlarged, darker or brighter."""
+    patch = good.patch(rng)
+    if rng.random() < 0.5:
         return patch
+    other = good.patch(rng)
+    for _ in range(int(rng.integers(1, 3))):
+        other = _changed(other, rng)
+        patch = _through(patch, other, rng)
+    return patch
 
 
 def _through(patch: Any, other: Any, rng: np.random.Generator) -> Any:
@@ -129,16 +127,16 @@ def train_student(
         WeightsError: the frozen network's weights are missing.
     """
     torch.manual_seed(seed)
-    disturbed = DisturbedPatches(even, PATCH, BATCH, seed=seed)
-    made = Student(disturbed.channels)
-    first = GoodPatches(even, PATCH, _LOOKED_AT, seed=seed).batch(0).to(made.device)
+    good = GoodPatches(even, PATCH, BATCH, seed=seed)
+    made = Student(good.channels)
+    disturbed: Callable[[int], Tensor] = lambda k: good.made(k, lambda rng: _disturbed(good, rng))  # noqa: E731
+    first = torch.cat([good.batch(k) for k in range(_LOOKED_AT)]).to(made.device)
     fit(
         TeacherTask(made, Features(), first),
-        disturbed.batch,
+        disturbed,
         _settings(steps, seconds, _TEACHING, seed),
         progress=progress,
     )
-    good = GoodPatches(even, PATCH, BATCH, seed=seed)
     fit(StudentTask(made), good.batch, _settings(steps, seconds, 1 - _TEACHING, seed), progress=progress)
     for network in made.networks().values():
         network.eval().requires_grad_(False)

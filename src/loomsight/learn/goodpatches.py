@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -42,11 +42,19 @@ class GoodPatches:
         """One where the camera sees no colour."""
 
     def batch(self, k: int) -> Float[Tensor, "n c s s"]:
+        """Batch k."""
+        return self.made(k, self.patch)
+
+    def made(
+        self, k: int, patch: Callable[[np.random.Generator], Float[NDArray[np.float32], "s s 3"]]
+    ) -> Float[Tensor, "n c s s"]:
+        """The same of patches that are made from these."""
         rng = np.random.default_rng([self._seed, 7, k])
-        patches = np.stack([self._patch(rng) for _ in range(self._count)])
+        patches = np.stack([patch(rng) for _ in range(self._count)])
         return torch.from_numpy(patches[..., : self.channels]).permute(0, 3, 1, 2).contiguous()
 
-    def _patch(self, rng: np.random.Generator) -> Float[NDArray[np.float32], "s s 3"]:
+    def patch(self, rng: np.random.Generator) -> Float[NDArray[np.float32], "s s 3"]:
+        """One patch."""
         picture = self._pictures[int(rng.choice(len(self._pictures), p=self._odds))]
         patch: NDArray[np.float32] = (
             picture[random_window(picture.shape, self._size, rng)].astype(np.float32) / 127.5 - 1
@@ -57,4 +65,5 @@ class GoodPatches:
         gain, slope, lift = rng.uniform(-_LIGHT, _LIGHT, 3)
         across = np.linspace(-slope, slope, self._size, dtype=np.float32)
         field = across[:, None] if rng.random() < 0.5 else across[None, :]
-        return np.asarray(patch * np.float32(1 + gain) + field[..., None] + np.float32(lift), np.float32)
+        lit = patch * np.float32(1 + gain) + field[..., None] + np.float32(lift)
+        return np.asarray(lit.clip(-1, 1), np.float32)

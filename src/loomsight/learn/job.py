@@ -257,7 +257,9 @@ def _normality(cloth: GoodCloth, settings: LearnSettings, progress: Progress) ->
         return None
     progress.say("what good cloth looks like")
     seconds = NORMALITY_SHARE * settings.minutes * 60
-    return learn_normality(cloth, settings.anomaly, seconds=seconds, seed=settings.seed, progress=progress)
+    return learn_normality(
+        cloth, settings.anomaly, seconds=seconds, steps=settings.steps, seed=settings.seed, progress=progress
+    )
 
 
 def _united(

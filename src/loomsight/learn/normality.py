@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.memory import Memory
@@ -34,18 +37,23 @@ class LearnedNormality:
         return NormalityCard(methods=self.normality.methods, union=self.union)
 
     def unite(
-        self, point: OperatingPoint, maps: Sequence[ScoreMap], rate: AlarmRate
+        self,
+        point: OperatingPoint,
+        maps: Sequence[ScoreMap],
+        rate: AlarmRate,
+        calmed: Sequence[NDArray[np.float32] | None] | None = None,
     ) -> tuple[OperatingPoint, list[ScoreMap]]:
         """Set the union with a segmenter.
 
         Args:
             point: the segmenter's own operating point; maps: its maps of the cloth held back.
+            calmed: for each of them what was taught, :meth:`Normality.calmed`.
 
         Returns:
             the union's operating point, and its maps.
         """
         self.union, united, together = calibrate_union(
-            maps, self.strange, rate, min_area=point.min_area, merge_gap=point.merge_gap
+            maps, self.strange, rate, min_area=point.min_area, merge_gap=point.merge_gap, calmed=calmed
         )
         return united, together
 
@@ -84,13 +92,14 @@ def learn_normality(
     methods: Sequence[MethodName],
     *,
     seconds: float,
+    steps: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> LearnedNormality:
-    """Learn what good cloth looks like, in about so many seconds, and look at what was held back."""
+    """Learn what good cloth looks like, in about so many seconds or steps, and look at what was held back."""
     progress = progress or Progress()
     share = seconds / max(1, sum(name != "prediction" for name in methods))  # a prediction takes no time
-    fits = [fitting(name, seconds=share, seed=seed, progress=progress) for name in methods]
+    fits = [fitting(name, steps=steps, seconds=share, seed=seed, progress=progress) for name in methods]
     normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits)
     strange = [
         normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))

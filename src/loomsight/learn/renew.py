@@ -14,9 +14,10 @@ import numpy as np
 
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
-from loomsight.errors import DatasetError, UsageError
+from loomsight.errors import UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
+from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
 from loomsight.learn.cloth import GoodCloth, part
 from loomsight.learn.job import MOST_GOOD
@@ -70,6 +71,8 @@ def teach(
         UsageError: the profile remembers nothing, or a place is not in its picture.
         DatasetError, ImageError: no good picture, or a picture that cannot be read.
     """
+    if good is None and not lessons:
+        raise UsageError("nothing to teach", do="give good cloth, or a place that was judged")
     progress = progress or Progress()
     _check(profile)
     normality, card = profile.normality(), profile.card.normality
@@ -90,12 +93,20 @@ def teach(
         missed = sum(lesson.defect for lesson in lessons)
         told.append(f"{missed} missed defects and {len(lessons) - missed} false alarms taught")
     if good is None:
-        return profile.renewed(
+        before = _alarms(profile)
+        made = profile.renewed(
             normality=(card, normality.to_arrays()),
             operating_point=profile.card.operating_point,
             drift=profile.card.drift,
             what=told[0],
         )
+        more = _alarms(made) - before
+        if more > 0:
+            progress.say(
+                f"note: {more} more alarms on the profile's own samples of good cloth: is the place what you "
+                "said? Good cloth of today, --good, sets the threshold anew"
+            )
+        return made
     pictures, cloth = _good(profile, good)
     normality.add(cloth.learn)
     told.append(f"{len(pictures)} good pictures added")
@@ -118,10 +129,13 @@ def _calibrated(
     """The thresholds anew, on the good cloth held back."""
     from loomsight.runtime.engine import UnionEngine
 
-    engine = profile.engine()
+    engine, before = profile.engine(corrected=True), profile.card.operating_point
     known = engine.known if isinstance(engine, UnionEngine) else engine
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
-    point, united = learned.unite(profile.card.operating_point, maps, _rate(profile.card.operating_point))
+    calmed = [learned.normality.calmed(image) for image in cloth.judge]
+    point, united = learned.unite(before, maps, _rate(before), calmed)
+    if not cloth.disjoint:
+        progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
     if point.extrapolated:
         progress.say(
             f"note: {point.megapixels_seen:.2f} Mpx were held back to set the threshold, less than one false "
@@ -131,6 +145,19 @@ def _calibrated(
     return profile.renewed(
         normality=normality, operating_point=point, drift=reference(pictures, united), what=what
     )
+
+
+def _samples(profile: Profile) -> list[Picture]:
+    """The pictures of good cloth that the profile keeps, without the camera's lines."""
+    names = sorted(name for name in profile.card.files if name.startswith("samples/"))
+    return [read_image(profile.folder / name) for name in names]
+
+
+def _alarms(profile: Profile) -> int:
+    """The alarms on them."""
+    engine, point = profile.engine(corrected=True), profile.card.operating_point
+    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
+    return sum(len(find_regions(engine.score(image), point.threshold, **how)) for image in _samples(profile))
 
 
 def _rate(point: OperatingPoint) -> AlarmRate:
@@ -152,8 +179,6 @@ def _check(profile: Profile) -> None:
 
 def _good(profile: Profile, good: Path | str) -> tuple[list[Picture], GoodCloth]:
     paths = find_images(good)
-    if not paths:
-        raise DatasetError("no good picture", where=good, why="there is no picture")
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, MOST_GOOD).astype(int))]
     camera = profile.camera()
     pictures = [image if camera is None else camera.correct(image) for _, image in read_images(chosen)]

@@ -291,7 +291,7 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.threshold:.6f}, set on {point.megapixels_seen:,.2f} Mpx of {kept}: "
             f"{_count(point.alarms_seen, 'alarm')} there, {point.alarms_allowed:,.2g} allowed",
         ),
-        ("What is certain of it", _certain(point)),
+        *([("What is certain of it", _certain(point))] if _independent(learned) else []),
         *_strangeness(learned),
         *_detector(learned),
         ("Smallest region", f"{point.min_area} px; parts up to {point.merge_gap} px apart are one"),
@@ -304,7 +304,12 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
 def _certain(point: OperatingPoint) -> str:
     low, high = point.certain()
     between = f"between {low:.2g} and {high:.2g}" if low else f"at most {high:.2g}"
-    return f"{between} false alarms per {point.unit}, with 95 % confidence, whatever the network is"
+    return f"{between} false alarms per {point.unit}, with 95 % confidence, on cloth like the one held back"
+
+
+def _independent(learned: Learned) -> bool:
+    """Whether the threshold alone decides, and rests on cloth that was not learned from."""
+    return learned.good.disjoint and learned.detector is None
 
 
 def _strangeness(learned: Learned) -> list[tuple[str, str]]:
