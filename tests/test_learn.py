@@ -411,7 +411,7 @@ def test_an_inspector_teaches_a_missed_defect_and_a_false_alarm(
     place = f"{tmp_path / 'roll.png'}@98,38,114,54"
     code, out, _ = run(capsys, "teach", copied, "--false-alarm", place)
     assert code == 0
-    assert "0 missed defects and 1 false alarms taught" in out
+    assert out.endswith(": 1 false alarm taught\n")
     calmed = Profile.open(copied).engine().score(cloth)[40:52, 100:112].max()
     assert calmed < before
     assert run(capsys, "teach", copied, "--missed", place, "--missed", place)[0] == 0

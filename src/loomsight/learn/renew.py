@@ -91,7 +91,9 @@ def teach(
         )
     if lessons:
         missed = sum(lesson.defect for lesson in lessons)
-        told.append(f"{missed} missed defects and {len(lessons) - missed} false alarms taught")
+        counts = (missed, "missed defect"), (len(lessons) - missed, "false alarm")
+        words = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+        told.append(f"{' and '.join(words)} taught")
     if good is None:
         before = _alarms(profile)
         made = profile.renewed(
