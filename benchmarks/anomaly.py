@@ -9,7 +9,7 @@ defect that the quality can have is held back, two pictures of each. All that is
 A method is one name or several joined by +, which are then averaged as `learn` averages them. Behind the name
 of a GAN may stand what it compares: ``fanogan:pixels``, ``ganomaly:pixels/features/frozen``.
 ``fanogan:search`` is AnoGAN's search in the noise, with the same generator; ``diffusion`` is that of
-denoising.py.
+denoising.py. ``grey`` weaves nothing at all and compares with grey: what a GAN has to beat.
 
 All methods get the same pictures under even light, and go through the same calibration. The threshold of
 "recall" is that of one false alarm per 10 Mpx on the good cloth of the test; AITEX has 2.6 to 5.2 Mpx of it,
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections import defaultdict
@@ -44,6 +43,7 @@ from loomsight.anomaly.cells import to_input
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.ganomaly import Ganomaly
 from loomsight.anomaly.normality import Method, Normality, open_method
+from loomsight.anomaly.residual import pixel_residual
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.evaluation.pixels import PixelScores
@@ -185,6 +185,8 @@ def _fitted_alone(folder: Path, method: str, even: Sequence[Picture], *, seed: i
 def fitted(folder: Path, method: str, even: Sequence[Picture], seed: int) -> tuple[Method, float]:
     """A method fitted to good cloth, and the minutes that took; from the folder if it is there."""
     name, _, residuals = method.partition(":")
+    if name == "grey":
+        return _Grey(), 0.0
     path = folder / f"{name}-{STEPS.get(name, 0)}-{seed}.safetensors"
     if not path.is_file():
         began = time.monotonic()
@@ -205,6 +207,19 @@ def fitted(folder: Path, method: str, even: Sequence[Picture], seed: int) -> tup
         arrays["residuals"] = np.array([one in residuals.split("/") for one in names], np.float32)
     opened = Denoising.from_arrays(arrays) if name == "diffusion" else open_method(name, arrays)
     return opened, float(minutes)
+
+
+class _Grey:
+    """The deviation of the cloth from grey, averaged over a few pixels as the GANs' residuals are."""
+
+    name = "grey"
+
+    def strangeness(self, even: Picture) -> Any:
+        x = to_input(even, 3, torch.device("cpu"))
+        return pixel_residual(x, torch.zeros_like(x))[0, 0].numpy()
+
+    def to_arrays(self) -> dict[str, Any]:
+        return {}
 
 
 class _Search:
@@ -336,5 +351,4 @@ def by_type(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

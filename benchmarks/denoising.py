@@ -84,7 +84,6 @@ class Denoising:
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
         made = cls(int(arrays["unet.conv_out.weight"].shape[0]) // 4)
         load_arrays({"unet": made.unet}, arrays)
-        made.unet.eval().requires_grad_(False)
         return made
 
 

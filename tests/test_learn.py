@@ -31,7 +31,7 @@ from loomsight.profile import Profile
 from loomsight.progress import Progress
 
 NEW = ClothSpec(structure="twill 3/1", grey=True)
-TINY = {"steps": 3, "minutes": 1, "recipe": {"tile": 64, "batch": 2, "arms": ("paste", "drawn")}}
+TINY = {"steps": 3, "minutes": 3, "recipe": {"tile": 64, "batch": 2, "arms": ("paste", "drawn")}}
 
 
 class Told(Progress):

@@ -21,16 +21,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.evaluation.operating_point import (
-    TAIL,
     AlarmRate,
     OperatingPoint,
-    alarm_thresholds,
     set_operating_point,
     tail_scale,
 )
+from loomsight.fabric.scores import logits
 from loomsight.fabric.types import ScoreMap
-
-_SURE = np.float32(2.0**-24)  # from 0 and 1: a score's logit stays finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +89,13 @@ def calibrate_union(
         DatasetError: there is no map.
     """
     how = {"min_area": min_area, "merge_gap": merge_gap}
-    thresholds = [set_operating_point(maps, rate, **how).threshold for maps in (known, strange)]
-    scales = [_scale(maps, **how) for maps in (known, strange)]
-    point = UnionPoint(thresholds[0], scales[0], thresholds[1], scales[1])
+    sure, odd = (set_operating_point(maps, rate, **how) for maps in (known, strange))
+    scales = [tail_scale(one.highest or ()) for one in (sure, odd)]
+    point = UnionPoint(sure.threshold, scales[0], odd.threshold, scales[1])
     less = calmed or [None] * len(known)
     united = [point.unite(*three) for three in zip(known, strange, less, strict=True)]
     return point, set_operating_point(united, rate, **how), united
 
 
-def _scale(maps: Sequence[ScoreMap], *, min_area: int, merge_gap: int) -> float:
-    how = {"min_area": min_area, "merge_gap": merge_gap}
-    return tail_scale(
-        [alarm for score in maps for alarm in alarm_thresholds(score, most=TAIL, **how)[0].tolist()]
-    )
-
-
 def _margin(score: ScoreMap, threshold: float, scale: float) -> Float[NDArray[np.float32], "h w"]:
-    from scipy.special import logit
-
-    high, at = (logit(np.clip(one, _SURE, 1 - _SURE)) for one in (score, np.float32(threshold)))
-    return np.asarray((high - at) / np.float32(scale), np.float32)
+    return np.asarray((logits(score) - logits(threshold)) / np.float32(scale), np.float32)

@@ -132,7 +132,7 @@ def state_arrays(networks: Mapping[str, nn.Module]) -> dict[str, NDArray[np.floa
 
 
 def load_arrays(networks: Mapping[str, nn.Module], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Take the weights from :func:`state_arrays` again.
+    """Take the weights from :func:`state_arrays` again; the networks are for use then, not for training.
 
     Raises:
         KeyError, ValueError: these are not their arrays.
@@ -146,3 +146,10 @@ def load_arrays(networks: Mapping[str, nn.Module], arrays: Mapping[str, NDArray[
             network.load_state_dict(own)
         except RuntimeError as error:  # a tensor has another shape
             raise ValueError(f"not a {name}: {error}") from error
+    for_use(networks)
+
+
+def for_use(networks: Mapping[str, nn.Module]) -> None:
+    """Networks that are trained: evaluation mode, no gradients."""
+    for network in networks.values():
+        network.eval().requires_grad_(False)

@@ -21,6 +21,7 @@ import numpy as np
 from loomsight.config import Config
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import brightness
+from loomsight.fabric.scores import logits
 from loomsight.fabric.types import Picture, ScoreMap
 
 LEAST: Mapping[str, float] = MappingProxyType(
@@ -30,7 +31,6 @@ LEAST: Mapping[str, float] = MappingProxyType(
 ONE_SIDED = ("slope", "unrest")
 """Of these only more is drift: a flatter light and a calmer map are no fault."""
 _TIMES = 4.0  # deviations of the good pictures among themselves
-_SURE = 2.0**-24  # from 0 and 1: a score's logit stays finite
 
 
 class DriftCard(Config):
@@ -62,8 +62,7 @@ def measure(picture: Picture, score: ScoreMap) -> dict[str, float]:
 
 def unrest(score: ScoreMap) -> float:
     """The median of a score map, in logits."""
-    middle = float(np.clip(np.median(score[::3, ::3]), _SURE, 1 - _SURE))
-    return float(np.log(middle / (1 - middle)))
+    return float(logits(float(np.median(score[::3, ::3]))))
 
 
 def sharpness(picture: Picture) -> float:

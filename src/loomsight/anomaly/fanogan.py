@@ -12,37 +12,21 @@ picture; the two residuals are logarithms and averaged, which needs no weight be
 averaged over four ways to lay the cells. A residual of frozen features can be added.
 
 Its predecessor AnoGAN (Schlegl et al., IPMI 2017) has no encoder and searches the noise of each picture by
-gradient descent: :meth:`FAnoGan.search`, hundreds of times slower, is here as a reference.
+gradient descent: :meth:`FAnoGan.search`, a hundred times slower, is here as a reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from loomsight.anomaly.cells import (
-    CellDiscriminator,
-    CellEncoder,
-    CellGenerator,
-    load_arrays,
-    over_shifts,
-    state_arrays,
-)
-from loomsight.anomaly.features import Features
-from loomsight.anomaly.residual import (
-    Residual,
-    frozen_residual,
-    map_residual,
-    marked_residuals,
-    pixel_residual,
-    residuals_of,
-)
+from loomsight.anomaly.cells import CellDiscriminator, CellEncoder, CellGenerator, over_shifts
+from loomsight.anomaly.residual import Residual, Reweaving
 from loomsight.fabric.types import Picture
 
 LATENT = 32
@@ -53,18 +37,16 @@ RANGE = 3.0
 """E's noise lies within so many deviations: what G never saw in training it need not weave."""
 
 
-class FAnoGan:
+class FAnoGan(Reweaving):
     """The three networks; trained by :func:`loomsight.learn.adversarial.train_fanogan`."""
 
     name = "fanogan"
 
     def __init__(self, channels: int, residuals: Sequence[Residual] = ("pixels", "features")) -> None:
-        self.channels, self.residuals = channels, tuple(residuals)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        super().__init__(channels, residuals)
         self.generator = CellGenerator(channels, LATENT, WIDTHS).to(self.device)
         self.discriminator = CellDiscriminator(channels, WIDTHS).to(self.device)
         self.encoder = CellEncoder(channels, LATENT, WIDTHS).to(self.device)
-        self._frozen = Features() if "frozen" in self.residuals else None
 
     def encode(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n z h2 w2"]:
         """E(x), softly bounded to the noise that G knows."""
@@ -76,7 +58,7 @@ class FAnoGan:
         said = lambda x: self._residual(x, self.generator(self.encode(x)))  # noqa: E731
         return over_shifts(even, self.channels, CELL, said, self.device)
 
-    def search(self, even: Picture, *, steps: int = 100, seed: int = 0) -> Float[NDArray[np.float32], "h w"]:
+    def search(self, even: Picture, *, steps: int = 60, seed: int = 0) -> Float[NDArray[np.float32], "h w"]:
         """The same by AnoGAN's search in the noise, ``steps`` of Adam for each way to lay the cells."""
         random = torch.Generator(self.device).manual_seed(seed)
 
@@ -101,32 +83,9 @@ class FAnoGan:
     def _residual(
         self, x: Float[Tensor, "1 c h w"], made: Float[Tensor, "1 c h w"]
     ) -> Float[Tensor, "1 1 h w"]:
-        parts = []
-        if "pixels" in self.residuals:
-            parts.append(pixel_residual(x, made))
-        if "features" in self.residuals:
-            ours, theirs = (self.discriminator.features(one)[1:3] for one in (x, made))
-            parts.append(map_residual(ours, theirs, (x.shape[2], x.shape[3])))
-        if self._frozen is not None:
-            parts.append(frozen_residual(self._frozen, x, made))
-        return torch.stack(parts).mean(0)
+        features = self.discriminator.features
+        return self.compared(x, made, lambda: (features(x)[1:3], features(made)[1:3]))
 
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """All that it knows, as plain arrays."""
-        return state_arrays(self._networks()) | marked_residuals(self.residuals)
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The networks again.
-
-        Raises:
-            KeyError, ValueError: these are not their arrays.
-        """
-        made = cls(int(arrays["encoder.down.0.conv.weight"].shape[1]), residuals_of(arrays))
-        load_arrays(made._networks(), arrays)
-        for network in made._networks().values():
-            network.eval().requires_grad_(False)
-        return made
-
-    def _networks(self) -> dict[str, torch.nn.Module]:
+    def networks(self) -> dict[str, nn.Module]:
+        """By the names that their arrays have."""
         return {"generator": self.generator, "discriminator": self.discriminator, "encoder": self.encoder}

@@ -70,10 +70,16 @@ class Expectation:
         self.edges, self.values, self.tail = edges, values, tail
 
     @classmethod
-    def of(cls, bright: Float[NDArray[np.float32], " n"], said: Float[NDArray[np.float32], " n"]) -> Self:
+    def of(
+        cls,
+        bright: Float[NDArray[np.float32], " n"],
+        said: Float[NDArray[np.float32], " n"],
+        fresh: tuple[Float[NDArray[np.float32], " k"], Float[NDArray[np.float32], " k"]],
+    ) -> Self:
         """From places of good cloth: how bright it is around, and what the method says.
 
-        The tail is that of the same places until :meth:`measured` by others.
+        Args:
+            fresh: the same of places that were not learned from, which the tail is measured on.
         """
         inner = np.quantile(bright, [0.02, 0.2, 0.4, 0.6, 0.8, 0.98])
         # the bright and the dark ends are small parts of the cloth: they are divided evenly
@@ -87,16 +93,9 @@ class Expectation:
         area = np.cumsum([len(own[context]) for context in order])
         usual = values[order[np.searchsorted(area, area[-1] / 2)]]
         values = np.maximum(values, usual - _BELOW)
-        return cls(edges, values.astype(np.float32), 1.0)
-
-    def measured(
-        self, bright: Float[NDArray[np.float32], " n"], said: Float[NDArray[np.float32], " n"]
-    ) -> Self:
-        """The same, with the tail of these places of good cloth."""
-        self.tail = 1.0
-        begin, end = np.quantile(self.beyond(bright, said), [1 - RARE, 1 - _RAREST])
-        self.tail = max(float(end - begin), _LEAST_TAIL)
-        return self
+        made = cls(edges, values.astype(np.float32), 1.0)
+        begin, end = np.quantile(made.beyond(*fresh), [1 - RARE, 1 - _RAREST])
+        return cls(edges, made.values, max(float(end - begin), _LEAST_TAIL))
 
     def beyond(
         self, around: Float[NDArray[np.float32], "*shape"], said: Float[NDArray[np.float32], "*shape"]
@@ -148,7 +147,7 @@ class Normality:
         bright, *said = np.concatenate(places + unseen, axis=1)
         around, *strange = np.concatenate(unseen or places, axis=1)
         expected = [
-            Expectation.of(bright, own).measured(around, new) for own, new in zip(said, strange, strict=True)
+            Expectation.of(bright, own, (around, new)) for own, new in zip(said, strange, strict=True)
         ]
         beyond = [e.beyond(around, own) for own, e in zip(strange, expected, strict=True)]
         return cls(light, made, expected, float(np.median(np.mean(beyond, axis=0))))
@@ -162,29 +161,28 @@ class Normality:
         Returns:
             float32 HW in [0, 1].
         """
+        return self.look(image)[0]
+
+    def look(self, image: Picture) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]:
+        """The score of each place; and by how much it is calmed because it looks like taught good cloth.
+
+        The second is in logits, at most 0, or None where nothing was taught. It is in the score already; a
+        union takes it off its own map too.
+        """
         from scipy.special import expit
 
         even = self._light.even(image)
         around = _around(even)
         strange = np.zeros(even.shape[:2], np.float32)
+        taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
             strange += expected.beyond(around, _tiled(method.strangeness, even)) / len(self._methods)
+            if isinstance(method, Memory) and method.taught:
+                taught = _tiled(method.recognised, even) / np.float32(expected.tail)
         strange -= _WHOLE * max(0.0, float(np.median(strange)) - self._typical)
-        for method, expected in zip(self._methods, self._expected, strict=True):
-            if isinstance(method, Memory) and method.taught:
-                strange += _tiled(method.recognised, even) / expected.tail
-        return np.asarray(expit(strange), np.float32)
-
-    def calmed(self, image: Picture) -> Float[NDArray[np.float32], "h w"] | None:
-        """By how many logits a place counts less because it looks like good cloth that was taught; at most 0.
-
-        None where nothing was taught. It is in :meth:`score` already; a union takes it off its own map too.
-        """
-        for method, expected in zip(self._methods, self._expected, strict=True):
-            if isinstance(method, Memory) and method.taught:
-                said = _tiled(method.recognised, self._light.even(image)) / np.float32(expected.tail)
-                return np.asarray(np.minimum(said, 0), np.float32)
-        return None
+        if taught is None:
+            return np.asarray(expit(strange), np.float32), None
+        return np.asarray(expit(strange + taught), np.float32), np.minimum(taught, 0)
 
     def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.

@@ -11,8 +11,9 @@ Three measures, each a logarithm, so that their mean needs no weights between th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -20,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from loomsight.anomaly.cells import load_arrays, state_arrays
 from loomsight.anomaly.features import Features
 from loomsight.fabric.types import Picture
 
@@ -68,15 +70,51 @@ def _picture(x: Float[Tensor, "1 c h w"]) -> Picture:
     return np.ascontiguousarray(shown.to(torch.uint8).cpu().numpy())
 
 
-def marked_residuals(residuals: Sequence[Residual]) -> dict[str, NDArray[np.float32]]:
-    """Which measures a method uses, as an array to keep beside its weights."""
-    return {"residuals": np.array([name in residuals for name in _ALL], np.float32)}
+class Reweaving(ABC):
+    """A method that weaves a picture again and compares; a subclass names its networks and weaves.
 
-
-def residuals_of(arrays: Mapping[str, NDArray[Any]]) -> tuple[Residual, ...]:
-    """The same, from the array.
-
-    Raises:
-        KeyError, ValueError: there is no such array.
+    Args:
+        channels: 3, or 1 where the camera sees no colour; residuals: what is compared.
     """
-    return tuple(name for name, used in zip(_ALL, arrays["residuals"], strict=True) if used)
+
+    def __init__(self, channels: int, residuals: Sequence[Residual] = ("pixels", "features")) -> None:
+        self.channels, self.residuals = channels, tuple(residuals)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._frozen = Features() if "frozen" in self.residuals else None
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """By the names that their arrays have; one is the encoder."""
+
+    def compared(
+        self,
+        x: Float[Tensor, "1 c h w"],
+        made: Float[Tensor, "1 c h w"],
+        own: Callable[[], tuple[Sequence[Tensor], Sequence[Tensor]]],
+    ) -> Float[Tensor, "1 1 h w"]:
+        """The mean of the residuals; ``own`` gives the feature maps of both pictures, where they count."""
+        parts = []
+        if "pixels" in self.residuals:
+            parts.append(pixel_residual(x, made))
+        if "features" in self.residuals:
+            parts.append(map_residual(*own(), (x.shape[2], x.shape[3])))
+        if self._frozen is not None:
+            parts.append(frozen_residual(self._frozen, x, made))
+        return torch.stack(parts).mean(0)
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """All that it knows, as plain arrays."""
+        used = np.array([name in self.residuals for name in _ALL], np.float32)
+        return state_arrays(self.networks()) | {"residuals": used}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The networks again.
+
+        Raises:
+            KeyError, ValueError: these are not their arrays.
+        """
+        residuals = tuple(name for name, used in zip(_ALL, arrays["residuals"], strict=True) if used)
+        made = cls(int(arrays["encoder.down.0.conv.weight"].shape[1]), residuals)
+        load_arrays(made.networks(), arrays)
+        return made

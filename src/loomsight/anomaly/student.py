@@ -122,8 +122,6 @@ class Student:
         """
         made = cls(int(arrays["teacher.layers.0.weight"].shape[1]) // STRIDE**2)
         load_arrays(made.networks(), arrays)
-        for network in made.networks().values():
-            network.eval().requires_grad_(False)
         return made
 
     def networks(self) -> dict[str, nn.Module]:

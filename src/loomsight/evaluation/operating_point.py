@@ -116,6 +116,11 @@ class OperatingPoint:
     highest: tuple[float, ...] | None = None
     floor: float = LOWEST
 
+    @property
+    def rate(self) -> AlarmRate:
+        """What it promises."""
+        return AlarmRate(self.promised, self.unit, self.promised * self.megapixels_seen / self.alarms_allowed)
+
     def certain(self, confidence: float = 0.95) -> tuple[float, float]:
         """Between which rates, in the promise's unit, the true rate lies with this confidence.
 

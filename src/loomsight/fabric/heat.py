@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from loomsight.fabric.images import to_grey
+from loomsight.fabric.scores import logits
 from loomsight.fabric.types import Picture, ScoreMap
 
 _FROM, _TO = -6.0, 3.0  # logits above the threshold: colourless, and the strongest colour
-_SURE = 2.0**-24  # from 0 and 1: a score's logit stays finite
 
 
 def heat_map(image: Picture, score: ScoreMap, threshold: float) -> Picture:
@@ -22,10 +22,7 @@ def heat_map(image: Picture, score: ScoreMap, threshold: float) -> Picture:
     Returns:
         uint8 HWC RGB.
     """
-    from scipy.special import logit
-
-    high, at = (logit(np.clip(one, _SURE, 1 - _SURE)) for one in (score, np.float32(threshold)))
-    hot = ((high - at - _FROM) / (_TO - _FROM)).clip(0, 1).astype(np.float32)
+    hot = ((logits(score) - logits(threshold) - _FROM) / (_TO - _FROM)).clip(0, 1).astype(np.float32)
     colour = cv2.applyColorMap(np.rint(hot * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     grey = 90 + to_grey(image).astype(np.float32) * (165 / 255)
     share = np.minimum(1.0, 1.5 * hot)[..., None] * 0.85

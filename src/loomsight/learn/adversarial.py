@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loomsight.anomaly import fanogan, ganomaly
-from loomsight.anomaly.cells import CellDiscriminator
+from loomsight.anomaly.cells import CellDiscriminator, for_use
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.ganomaly import Ganomaly
 from loomsight.anomaly.residual import Residual
@@ -132,8 +132,7 @@ def train_fanogan(
     made = FAnoGan(patches.channels, residuals)
     fit(CellGanTask(made), patches.batch, _settings(steps, seconds, _WEAVING, seed), progress=progress)
     fit(EncoderTask(made), patches.batch, _settings(steps, seconds, 1 - _WEAVING, seed), progress=progress)
-    for network in (made.generator, made.discriminator, made.encoder):
-        network.eval().requires_grad_(False)
+    for_use(made.networks())
     return made
 
 
@@ -156,8 +155,7 @@ def train_ganomaly(
     patches = GoodPatches(even, PATCH, BATCH, seed=seed)
     made = Ganomaly(patches.channels, residuals)
     fit(GanomalyTask(made), patches.batch, _settings(steps, seconds, 1.0, seed), progress=progress)
-    for network in (made.encoder, made.decoder, made.again):
-        network.eval().requires_grad_(False)
+    for_use(made.networks())
     return made
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from loomsight.anomaly.cells import for_use
 from loomsight.anomaly.features import Features
 from loomsight.anomaly.student import Student
 from loomsight.fabric.types import Picture
@@ -138,8 +139,7 @@ def train_student(
         progress=progress,
     )
     fit(StudentTask(made), good.batch, _settings(steps, seconds, 1 - _TEACHING, seed), progress=progress)
-    for network in made.networks().values():
-        network.eval().requires_grad_(False)
+    for_use(made.networks())
     _whiten(made, torch.cat([good.batch(k) for k in range(_WHITENED)]).to(made.device))
     return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,14 @@ class LearnedNormality:
 
     normality: Normality
     strange: list[ScoreMap]
+    calmed: list[NDArray[np.float32] | None]
     union: UnionPoint | None = None
+
+    @classmethod
+    def of(cls, normality: Normality, judge: Sequence[Picture], progress: Progress) -> Self:
+        """With a look at the cloth held back."""
+        looks = [normality.look(image) for image in progress.track(judge, "strangeness", len(judge))]
+        return cls(normality, [strange for strange, _ in looks], [calmed for _, calmed in looks])
 
     @property
     def card(self) -> NormalityCard:
@@ -41,19 +49,17 @@ class LearnedNormality:
         point: OperatingPoint,
         maps: Sequence[ScoreMap],
         rate: AlarmRate,
-        calmed: Sequence[NDArray[np.float32] | None] | None = None,
     ) -> tuple[OperatingPoint, list[ScoreMap]]:
         """Set the union with a segmenter.
 
         Args:
             point: the segmenter's own operating point; maps: its maps of the cloth held back.
-            calmed: for each of them what was taught, :meth:`Normality.calmed`.
 
         Returns:
             the union's operating point, and its maps.
         """
         self.union, united, together = calibrate_union(
-            maps, self.strange, rate, min_area=point.min_area, merge_gap=point.merge_gap, calmed=calmed
+            maps, self.strange, rate, min_area=point.min_area, merge_gap=point.merge_gap, calmed=self.calmed
         )
         return united, together
 
@@ -101,7 +107,4 @@ def learn_normality(
     share = seconds / max(1, sum(name != "prediction" for name in methods))  # a prediction takes no time
     fits = [fitting(name, steps=steps, seconds=share, seed=seed, progress=progress) for name in methods]
     normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits)
-    strange = [
-        normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))
-    ]
-    return LearnedNormality(normality, strange)
+    return LearnedNormality.of(normality, cloth.judge, progress)

@@ -15,7 +15,6 @@ import numpy as np
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
 from loomsight.errors import UsageError
-from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
@@ -112,10 +111,7 @@ def teach(
     pictures, cloth = _good(profile, good)
     normality.add(cloth.learn)
     told.append(f"{len(pictures)} good pictures added")
-    strange = [
-        normality.score(image) for image in progress.track(cloth.judge, "strangeness", len(cloth.judge))
-    ]
-    learned = LearnedNormality(normality, strange, card.union)
+    learned = LearnedNormality.of(normality, cloth.judge, progress)
     return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
 
 
@@ -134,8 +130,7 @@ def _calibrated(
     engine, before = profile.engine(corrected=True), profile.card.operating_point
     known = engine.known if isinstance(engine, UnionEngine) else engine
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
-    calmed = [learned.normality.calmed(image) for image in cloth.judge]
-    point, united = learned.unite(before, maps, _rate(before), calmed)
+    point, united = learned.unite(before, maps, before.rate)
     if not cloth.disjoint:
         progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
     if point.extrapolated:
@@ -160,13 +155,6 @@ def _alarms(profile: Profile) -> int:
     engine, point = profile.engine(corrected=True), profile.card.operating_point
     how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
     return sum(len(find_regions(engine.score(image), point.threshold, **how)) for image in _samples(profile))
-
-
-def _rate(point: OperatingPoint) -> AlarmRate:
-    """The promise of an operating point."""
-    return AlarmRate(
-        point.promised, point.unit, point.promised * point.megapixels_seen / point.alarms_allowed
-    )
 
 
 def _check(profile: Profile) -> None:

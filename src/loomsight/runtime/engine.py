@@ -126,9 +126,8 @@ class UnionEngine:
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        seen = self.known.corrected(image)
-        known, strange = self.known.score(image), self._normality.score(seen)
-        return self._point.unite(known, strange, self._normality.calmed(seen))
+        strange, calmed = self._normality.look(self.known.corrected(image))
+        return self._point.unite(self.known.score(image), strange, calmed)
 
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
         """The regions with their types, as :meth:`TorchEngine.name`; what is only strange has none."""
