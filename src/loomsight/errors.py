@@ -8,6 +8,7 @@
     ├── CheckpointError       3  a training checkpoint cannot be resumed
     ├── ProfileError          3  a fabric profile is damaged or of another version
     ├── TrainingError         3  a training diverged
+    ├── ExportError           3  a network cannot be exported, or an exported file not be used
     └── StorageError          3  a file cannot be written: disk full, no permission
 
 Every message is one line that says what, where, why, and what to do. The number is the exit code of
@@ -84,6 +85,10 @@ class BaseWeightsError(LoomsightError):
 
 class TrainingError(LoomsightError):
     """A training diverged or had nothing to learn from."""
+
+
+class ExportError(LoomsightError):
+    """An exported network does not agree with its origin, or its file cannot be used."""
 
 
 class StorageError(LoomsightError):

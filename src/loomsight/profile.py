@@ -10,7 +10,9 @@
       detector.safetensors  the detector, if one was learned beside it
       normality.safetensors what good cloth looks like, for defects that no label covers
       camera.safetensors    the lines that the camera draws, if it draws any: the gain of its columns
+      engines/ …            the networks as ONNX and OpenVINO files, after 'loomsight export'
       samples/01.png …      a few pictures of the learned cloth
+      made/ …               tiles with made defects, and their masks, one below the other
       report.html           how it was learned
 
 It is sealed: see :mod:`loomsight.sealed`.
@@ -22,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +38,8 @@ from loomsight.detection.fusion import FusionPoint
 from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.flat_field import FlatField
-from loomsight.fabric.images import write_png
-from loomsight.fabric.types import Picture
+from loomsight.fabric.images import read_image, to_rgb, write_png
+from loomsight.fabric.types import Mask, Picture
 from loomsight.files import new_folder, write_bytes, write_text
 from loomsight.sealed import FileCard, Kind
 
@@ -45,13 +47,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from loomsight.anomaly.normality import Normality
-    from loomsight.runtime.engine import TorchDetector, TorchEngine, UnionEngine
+    from loomsight.detection.deeplab import Segmenter
+    from loomsight.detection.rtdetr import Detector
+    from loomsight.runtime.compiled import Compiled
+    from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, UnionEngine
+    from loomsight.runtime.gate import GatedEngine
 
 SCHEMA = 1
 """The version of the folder's form; a newer one is refused, an older one will be read."""
 WEIGHTS, TEXTURE, CAMERA = "weights.safetensors", "texture.safetensors", "camera.safetensors"
 DETECTOR, NORMALITY = "detector.safetensors", "normality.safetensors"
 REPORT = "report.html"
+MADE, MASKS = "made/pictures.png", "made/masks.png"
+ENGINES = "engines/"
+Runtime = Literal["torch", "onnxruntime", "openvino", "openvino-fp16", "openvino-int8"]
+"""What can run a profile's networks: as they were learned, or as they were exported."""
+RUNTIMES = get_args(Runtime)
+_FASTEST: tuple[Runtime, ...] = ("openvino-int8", "openvino-fp16", "openvino", "torch")
+_EXPORTS: dict[Runtime, tuple[str, str]] = {
+    "onnxruntime": ("onnx", "fp32"),
+    "openvino": ("openvino", "fp32"),
+    "openvino-fp16": ("openvino", "fp16"),
+    "openvino-int8": ("openvino", "int8"),
+}
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
 _KIND = Kind(
@@ -111,6 +129,34 @@ class NormalityCard(Config):
     union: Annotated[UnionPoint, AfterValidator(_unitable)]
 
 
+class EngineCard(Config):
+    """One exported network: its files, and how it agreed with torch when it was written."""
+
+    network: Literal["segmenter", "detector", "features", "student", "gate"]
+    format: Literal["onnx", "openvino"]
+    precision: Literal["fp32", "fp16", "int8"]
+    model: str
+    weights: str | None = None
+    step: int = Field(ge=1, le=1024)
+    agreement: dict[str, float] = {}
+
+
+class GateCard(Config):
+    """What says of most cloth that it is surely good.
+
+    ``threshold`` is the logit from which on a cell passes, ``worth`` the share of blocks that may pass
+    before looking at everything would be quicker, ``rate`` the share that passed of good cloth, ``regions``
+    the number of regions that the threshold was set on.
+    """
+
+    precision: Literal["fp32", "int8"]
+    channels: Literal[1, 3]
+    threshold: float = Field(allow_inf_nan=False)
+    worth: float
+    rate: float
+    regions: int
+
+
 class Card(Config):
     """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown."""
 
@@ -124,6 +170,8 @@ class Card(Config):
     detector: DetectorCard | None = None
     normality: NormalityCard | None = None
     drift: DriftCard | None = None
+    engines: tuple[EngineCard, ...] = ()
+    gate: GateCard | None = None
     texture: dict[str, JsonValue] = {}
     recipe: dict[str, JsonValue] = {}
     training: dict[str, JsonValue] = {}
@@ -171,6 +219,7 @@ class Profile:
         recipe: Mapping[str, JsonValue] | None = None,
         training: Mapping[str, JsonValue] | None = None,
         samples: Sequence[Picture] = (),
+        made: Sequence[tuple[Picture, Mask]] = (),
         report: str = "",
         replace: bool = False,
     ) -> Self:
@@ -187,6 +236,7 @@ class Profile:
             drift: what a line compares its light, focus and cloth with.
             camera: the lines of the camera, which are taken out of each picture before it is scored.
             samples: pictures of the learned cloth, uint8 HW or HWC RGB.
+            made: tiles of one size with made defects, uint8 HWC RGB, and their masks, to try exports on.
             report: the HTML of the learning report.
 
         Raises:
@@ -214,6 +264,10 @@ class Profile:
                 write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
             for number, picture in enumerate(samples, 1):
                 write_png(work / "samples" / f"{number:02d}.png", picture)
+            if made:
+                write_png(work / MADE, np.concatenate([to_rgb(tile) for tile, _ in made]))
+                masks = np.concatenate([mask for _, mask in made])
+                write_png(work / MASKS, masks.astype(np.uint8) * 255)
             if report:
                 write_text(work / REPORT, report)
             card = Card.parse(
@@ -259,6 +313,41 @@ class Profile:
         """
         import safetensors.numpy
 
+        known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
+        told = self.card.training.get("renewed", [])
+        # What was exported of the old normality, and the gate that answers for it, are no longer true.
+        engines = [one for one in self.card.engines if one.network in {"segmenter", "detector", "features"}]
+        return self._rewritten(
+            {NORMALITY: safetensors.numpy.save(known)},
+            {
+                "normality": normality[0],
+                "operating_point": operating_point,
+                "drift": drift,
+                "engines": engines,
+                "gate": None,
+                "training": {**self.card.training, "renewed": [*cast(list[JsonValue], told), what]},
+            },
+            said=f"Changed since: {what}. The threshold is {operating_point.threshold:.4f}.",
+        )
+
+    def shipped(
+        self, exports: Sequence[tuple[EngineCard, bytes, bytes]], gate: GateCard | None = None
+    ) -> Self:
+        """The profile in its own folder with these exported networks and no other.
+
+        Args:
+            exports: of each its card, the bytes of its model and of its weights.
+            gate: what is known of the gate among them.
+
+        Raises:
+            ProfileError, UsageError, StorageError: as :meth:`renewed`.
+        """
+        files = {card.model: model for card, model, _ in exports}
+        files |= {card.weights: weights for card, _, weights in exports if card.weights is not None}
+        return self._rewritten(files, {"engines": [card for card, _, _ in exports], "gate": gate})
+
+    def _rewritten(self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "") -> Self:
+        """The folder with other files and another card, without engines that the card no longer lists."""
         listed = {*self.card.files, CARD, _KIND.seal}
         foreign = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         foreign = [path for path in foreign if path.relative_to(self.folder).as_posix() not in listed]
@@ -269,25 +358,20 @@ class Profile:
                 why="this file is in the profile's folder and not part of it",
                 do="move it elsewhere",
             )
-        kept = {name: self.read(name) for name in self.card.files if name != NORMALITY}
-        if REPORT in kept:  # it tells of the learning; what holds now stands first
-            now = f"Changed since: {what}. The threshold is {operating_point.threshold:.4f}."
-            kept[REPORT] = kept[REPORT].replace(b"</h1>", f"</h1><p><b>{now}</b></p>".encode(), 1)
-        told = self.card.training.get("renewed", [])
+        engines = changes.get("engines", self.card.engines)
+        wanted = {name for one in engines for name in (one.model, one.weights)}
+        names = [name for name in self.card.files if not name.startswith(ENGINES) or name in wanted]
+        kept = {name: self.read(name) for name in names if name not in files} | dict(files)
+        if said and REPORT in kept:  # it tells of the learning; what holds now stands first
+            kept[REPORT] = kept[REPORT].replace(b"</h1>", f"</h1><p><b>{said}</b></p>".encode(), 1)
         with new_folder(self.folder, replace=True) as work:
             for name, data in kept.items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(work / name, data)
-            known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
-            write_bytes(work / NORMALITY, safetensors.numpy.save(known))
-            changes = {
-                "normality": normality[0],
-                "operating_point": operating_point,
-                "drift": drift,
-                "training": {**self.card.training, "renewed": [*cast(list[JsonValue], told), what]},
-                "files": _KIND.hashes(work),
-            }
-            card = Card.parse(self.card.model_dump() | changes, where=f"profile {self.name}")
+            card = Card.parse(
+                self.card.model_dump() | dict(changes) | {"files": _KIND.hashes(work)},
+                where=f"profile {self.name}",
+            )
             _KIND.close(work, card)
         return replace(self, card=card)
 
@@ -371,39 +455,178 @@ class Profile:
         except safetensors.SafetensorError as error:
             raise _KIND.damaged(self.folder / name) from error
 
-    def engine(self, *, corrected: bool = False) -> TorchEngine | UnionEngine:
-        """The runtime that turns a picture into a score map; torch is loaded here and not before.
+    def samples(self) -> list[Picture]:
+        """The pictures of the learned cloth that it keeps."""
+        names = sorted(name for name in self.card.files if name.startswith("samples/"))
+        return [self._picture(name) for name in names]
+
+    def made(self) -> list[tuple[Picture, Mask]]:
+        """Tiles with made defects, uint8 HWC RGB, and their masks; none where it was learned without."""
+        if MADE not in self.card.files:
+            return []
+        tiles, masks = self._picture(MADE), self._picture(MASKS)
+        side = tiles.shape[1]  # tiles are square, one below the other
+        return [(tiles[top : top + side], masks[top : top + side] > 0) for top in range(0, len(tiles), side)]
+
+    def _picture(self, name: str) -> Picture:
+        self.read(name)
+        return read_image(self.folder / name)
+
+    def can_run(self, runtime: Runtime) -> bool:
+        """Whether its segmenter can be run so: anything but torch needs an export."""
+        return runtime == "torch" or self._exported("segmenter", runtime) is not None
+
+    @property
+    def fastest(self) -> Runtime:
+        """The fastest runtime that it was exported for."""
+        return next(runtime for runtime in _FASTEST if self.can_run(runtime))
+
+    def _exported(self, network: str, runtime: Runtime) -> EngineCard | None:
+        """The card of an exported network; where it has not that precision, that of the nearest it has."""
+        own = [one for one in self.card.engines if one.network == network]
+        if runtime == "torch" or not own:
+            return None
+        format_, precision = _EXPORTS[runtime]
+        order = {"int8": ("int8", "fp16", "fp32"), "fp16": ("fp16", "fp32"), "fp32": ("fp32",)}[precision]
+        exact = network == "segmenter"  # it gives the runtime its name
+        for wanted in order[:1] if exact else order:
+            for one in own:
+                if (one.format, one.precision) == (format_, wanted):
+                    return one
+        return None
+
+    def compiled(self, network: str, runtime: Runtime, *, threads: int | None = None) -> Compiled | None:
+        """An exported network in its runtime; None where there is no such export.
+
+        Every byte is compared with its hash, and an ONNX file looked through for data that lies elsewhere,
+        before the runtime sees any of it.
+
+        Raises:
+            ProfileError: the file was changed.
+            ExportError: it would read other files.
+        """
+        card = self._exported(network, runtime)
+        if card is None:
+            return None
+        from loomsight.runtime.compiled import OnnxCompiled, OpenVinoCompiled
+        from loomsight.runtime.files import check_onnx, check_openvino
+
+        model = self.read(card.model)
+        if card.format == "onnx":
+            check_onnx(model, where=self.folder / card.model)
+            return OnnxCompiled(model, step=card.step, threads=threads)
+        weights = self.read(card.weights or "")
+        check_openvino(model, weights, where=self.folder / card.model)
+        return OpenVinoCompiled(
+            model,
+            weights,
+            step=card.step,
+            exact=card.precision == "fp32",
+            alone=network in {"features", "student"},
+            threads=threads,
+            runtime=f"OpenVINO {card.precision}",
+        )
+
+    def engine(
+        self,
+        runtime: Runtime = "torch",
+        *,
+        corrected: bool = False,
+        largest: tuple[int, int] | Literal["measured"] | None = None,
+        threads: int | None = None,
+    ) -> SegmenterEngine | UnionEngine:
+        """The engine that turns a picture into a score map; torch is loaded here and not before.
 
         With a normality the map is the union of both.
 
         Args:
+            runtime: what runs the networks; all but torch need an export.
             corrected: the lines of the camera are out of the pictures already.
+            largest: height and width of a tile at most, or measured at first use; 512 × 512 if None.
+            threads: cores that an exported network uses; all by default.
+
+        Raises:
+            ProfileError: the network is unknown to this program, or the weights are not its own.
+            UsageError: the profile was not exported for the runtime.
+        """
+        from loomsight.runtime.compiled import TorchCompiled
+        from loomsight.runtime.engine import LARGEST, SegmenterEngine, UnionEngine
+        from loomsight.runtime.graphs import SegmenterGraph
+
+        self._check_network()
+        compiled = self.compiled("segmenter", runtime, threads=threads)
+        if compiled is None:
+            if runtime != "torch":
+                raise UsageError(
+                    f"the profile has no engine for {runtime}",
+                    where=self.folder,
+                    do=f"loomsight export {self.folder}",
+                )
+            network = self.segmenter()
+            compiled, given = TorchCompiled(SegmenterGraph(network)), lambda: network
+        else:
+            given = self.segmenter
+        camera = None if corrected else self.camera()
+        engine = SegmenterEngine(compiled, given, camera, largest=largest or LARGEST)
+        normality, united = self.normality(runtime), self.card.normality
+        if normality is None or united is None:
+            return engine
+        return UnionEngine(engine, normality, united.union)
+
+    def gated(
+        self, engine: SegmenterEngine | UnionEngine, *, threads: int | None = None
+    ) -> GatedEngine | None:
+        """The engine with the profile's gate before it; None where it has no gate.
+
+        The gate runs in OpenVINO, whatever runs the engine.
+        """
+        card, point = self.card.gate, self.card.operating_point
+        if card is None:
+            return None
+        from loomsight.runtime.gate import GatedEngine
+
+        runtime: Runtime = "openvino-int8" if card.precision == "int8" else "openvino"
+        gate = self.compiled("gate", runtime, threads=threads)
+        if gate is None:
+            raise ProfileError("the profile is incomplete", where=self.folder, why="its gate is missing")
+        return GatedEngine(
+            gate,
+            card.threshold,
+            card.channels,
+            engine,
+            point=(point.threshold, point.min_area, point.merge_gap),
+            worth=card.worth,
+        )
+
+    def segmenter(self) -> Segmenter:
+        """The network as it was learned, in torch.
 
         Raises:
             ProfileError: the network is unknown to this program, or the weights are not its own.
         """
         from loomsight.detection import deeplab
-        from loomsight.runtime.engine import TorchEngine, UnionEngine
 
-        card = self.card.network
-        if card.name != NETWORK or card.settings.get("form") not in FORMS:
-            why = f"this program does not know its network, {card.name} {dict(card.settings)}"
-            raise ProfileError("the profile cannot be used", where=self.folder / CARD, why=why)
-        types = [str(name) for name in cast(list[JsonValue], card.settings.get("types", []))]
-        network = deeplab.build(cast(deeplab.Form, card.settings["form"]), pretrained=False, types=types)
+        self._check_network()
+        settings = self.card.network.settings
+        types = [str(name) for name in cast(list[JsonValue], settings.get("types", []))]
+        network = deeplab.build(cast(deeplab.Form, settings["form"]), pretrained=False, types=types)
         try:
             network.load_state_dict(self.weights())
         except RuntimeError as error:  # torch's word for missing or unexpected weights
             why = "these are not the weights of its network"
             raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
-        engine = TorchEngine(network, None if corrected else self.camera())
-        normality, united = self.normality(), self.card.normality
-        if normality is None or united is None:
-            return engine
-        return UnionEngine(engine, normality, united.union)
+        return network
 
-    def normality(self) -> Normality | None:
+    def _check_network(self) -> None:
+        card = self.card.network
+        if card.name != NETWORK or card.settings.get("form") not in FORMS:
+            why = f"this program does not know its network, {card.name} {dict(card.settings)}"
+            raise ProfileError("the profile cannot be used", where=self.folder / CARD, why=why)
+
+    def normality(self, runtime: Runtime = "torch") -> Normality | None:
         """What tells how strange a place is; None where none was learned.
+
+        Its networks run as they were exported for the runtime: the student, and what a memory compares by.
 
         Raises:
             ProfileError: its file is not its own.
@@ -416,7 +639,7 @@ class Profile:
         from loomsight.anomaly.normality import Normality
 
         try:
-            return Normality.from_arrays(safetensors.numpy.load(self.read(NORMALITY)))
+            normality = Normality.from_arrays(safetensors.numpy.load(self.read(NORMALITY)))
         except safetensors.SafetensorError as error:
             raise _KIND.damaged(self.folder / NORMALITY) from error
         except ValueError as error:  # whole, but of another version of this program
@@ -424,8 +647,13 @@ class Profile:
             raise ProfileError(
                 "the profile cannot be used", where=self.folder / NORMALITY, why=str(error), do=do
             ) from error
+        if runtime != "torch":
+            from loomsight.runtime.engine import hasten
 
-    def detector(self) -> TorchDetector | None:
+            hasten(normality, *(self.compiled(name, runtime) for name in ("features", "student")))
+        return normality
+
+    def detector(self, runtime: Runtime = "torch") -> DetectorEngine | None:
         """What boxes and names defects beside the engine; None where none was learned.
 
         Raises:
@@ -434,16 +662,30 @@ class Profile:
         card = self.card.detector
         if card is None:
             return None
-        from loomsight.detection import rtdetr
-        from loomsight.runtime.engine import TorchDetector
+        from loomsight.runtime.engine import DetectorEngine, TorchDetector
 
+        compiled = self.compiled("detector", runtime)
+        if compiled is not None:
+            return DetectorEngine(compiled, card.types, card.tile, self.camera())
+        return TorchDetector(self.detector_network(), card.tile, self.camera())
+
+    def detector_network(self) -> Detector:
+        """The detector as it was learned, in torch; there must be one.
+
+        Raises:
+            ProfileError: the weights are not its own.
+        """
+        from loomsight.detection import rtdetr
+
+        assert self.card.detector is not None  # noqa: S101 — said above
+        card = self.card.detector
         network = rtdetr.build(card.form, card.types, pretrained=False)
         try:
             network.load_state_dict(self._tensors(DETECTOR))
         except RuntimeError as error:
             why = "these are not the weights of its detector"
             raise ProfileError("the profile cannot be used", where=self.folder / DETECTOR, why=why) from error
-        return TorchDetector(network, card.tile, self.camera())
+        return network
 
 
 def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

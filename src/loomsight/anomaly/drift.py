@@ -55,9 +55,9 @@ def reference(pictures: Iterable[Picture], maps: Iterable[ScoreMap]) -> DriftCar
     return DriftCard(usual=usual, allowed=allowed)
 
 
-def measure(picture: Picture, score: ScoreMap) -> dict[str, float]:
-    """The five numbers of a picture, uint8 HW or HWC RGB, and its score map."""
-    return _of_picture(picture) | {"unrest": unrest(score)}
+def measure(picture: Picture, score: ScoreMap | None) -> dict[str, float]:
+    """The five numbers of a picture, uint8 HW or HWC RGB, and its score map; without that no unrest."""
+    return _of_picture(picture) | ({} if score is None else {"unrest": unrest(score)})
 
 
 def unrest(score: ScoreMap) -> float:

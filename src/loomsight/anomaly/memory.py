@@ -176,6 +176,11 @@ class Memory:
                 level.good = _reduced(torch.cat([level.good, _reduced(at, _A_PLACE)]), _TAUGHT)
 
     @property
+    def features(self) -> Features:
+        """The frozen network that it compares by."""
+        return self._features
+
+    @property
     def taught(self) -> bool:
         """Whether anything was."""
         return any(len(level.good) + len(level.bad) for level in self._levels)

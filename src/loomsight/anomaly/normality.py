@@ -32,7 +32,7 @@ from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
-from loomsight.fabric.tiles import score_tiles
+from loomsight.fabric.tiles import Tile, score_tiles
 from loomsight.fabric.types import Mask, Picture, ScoreMap
 
 TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see score_tiles
@@ -112,6 +112,7 @@ class Normality:
     ) -> None:
         self._light, self._methods, self._expected = light, tuple(methods), tuple(expected)
         self._typical = typical  # the median strangeness of good cloth
+        self._excess = 0.0  # by how much the last whole picture was stranger than that
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -152,6 +153,25 @@ class Normality:
         beyond = [e.beyond(around, own) for own, e in zip(strange, expected, strict=True)]
         return cls(light, made, expected, float(np.median(np.mean(beyond, axis=0))))
 
+    @property
+    def by_name(self) -> dict[str, Method]:
+        """Its methods."""
+        return {method.name: method for method in self._methods}
+
+    def even(self, image: Picture) -> Picture:
+        """A picture as its methods see it: under even light, uint8 HWC RGB."""
+        return self._light.even(image)
+
+    def replace(self, method: Method) -> None:
+        """Put another form of a method in its place: the one that runs faster.
+
+        Raises:
+            ValueError: it has none of that name.
+        """
+        if method.name not in self.methods:
+            raise ValueError(f"{' and '.join(self.methods)}: no {method.name} among them")
+        self._methods = tuple(method if own.name == method.name else own for own in self._methods)
+
     def score(self, image: Picture) -> ScoreMap:
         """How strange each place is.
 
@@ -169,9 +189,28 @@ class Normality:
         The second is in logits, at most 0, or None where nothing was taught. It is in the score already; a
         union takes it off its own map too.
         """
-        from scipy.special import expit
-
         even = self._light.even(image)
+        strange, taught = self._said(even)
+        self._excess = max(0.0, float(np.median(strange)) - self._typical)
+        return self._scored(strange, taught)
+
+    def look_at(
+        self, image: Picture, tiles: Sequence[Tile]
+    ) -> list[tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]]:
+        """The same of some tiles of a picture, which lie within it.
+
+        By how much the picture is stranger as a whole is not seen in parts of it: what the last whole
+        picture showed counts.
+        """
+        if not tiles:
+            return []
+        parts = self._light.even_at(image, tiles)
+        return [self._scored(*self._said(part)) for part in parts]
+
+    def _said(
+        self, even: Picture
+    ) -> tuple[Float[NDArray[np.float32], "h w"], Float[NDArray[np.float32], "h w"] | None]:
+        """How strange each place of an evenly lit picture is, and what was taught of it, in tails."""
         around = _around(even)
         strange = np.zeros(even.shape[:2], np.float32)
         taught: Float[NDArray[np.float32], "h w"] | None = None
@@ -179,7 +218,14 @@ class Normality:
             strange += expected.beyond(around, _tiled(method.strangeness, even)) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
                 taught = _tiled(method.recognised, even) / np.float32(expected.tail)
-        strange -= _WHOLE * max(0.0, float(np.median(strange)) - self._typical)
+        return strange, taught
+
+    def _scored(
+        self, strange: Float[NDArray[np.float32], "h w"], taught: Float[NDArray[np.float32], "h w"] | None
+    ) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]:
+        from scipy.special import expit
+
+        strange -= np.float32(_WHOLE * self._excess)
         if taught is None:
             return np.asarray(expit(strange), np.float32), None
         return np.asarray(expit(strange + taught), np.float32), np.minimum(taught, 0)

@@ -24,19 +24,35 @@ from typing import Any, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from loomsight.anomaly.cells import load_arrays, state_arrays, to_input
+from loomsight.anomaly.cells import load_arrays, state_arrays
 from loomsight.fabric.types import Picture
 
 ANSWERS = 64
 """Channels of the teacher's answer: the frozen network's 24 at stride 4 and 40 at stride 8."""
 STRIDE = 4
+STEP = 32
+"""Pixels: the sides of what it looks at are multiples of it."""
 _WIDTH = 40
 _LATENT = 8  # channels of the narrow passage, at stride 32
 _LEAST = 0.05  # of a squared difference; on good cloth its mean is 1
+
+
+def padded_to(even: Picture, step: int) -> Picture:
+    """The picture with its last rows and columns repeated until both sides are multiples of ``step``."""
+    below, beside = (-side % step for side in even.shape[:2])
+    return np.pad(even, ((0, below), (0, beside), (0, 0)), "edge")
+
+
+def _unshuffled(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c16 h4 w4"]:
+    """The pixels of each square of four as channels; exported as a convolution, which takes any size."""
+    if not torch.compiler.is_exporting():
+        return F.pixel_unshuffle(x, STRIDE)
+    one = torch.eye(STRIDE**2).view(STRIDE**2, 1, STRIDE, STRIDE)
+    return F.conv2d(x, one.repeat(x.shape[1], 1, 1, 1), stride=STRIDE, groups=x.shape[1])
 
 
 class _Small(nn.Module):
@@ -53,7 +69,7 @@ class _Small(nn.Module):
         self.out = nn.Conv2d(before, answers, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n a h4 w4"]:
-        out: Tensor = self.out(self.layers(F.pixel_unshuffle(x, STRIDE)))
+        out: Tensor = self.out(self.layers(_unshuffled(x)))
         return out
 
 
@@ -74,7 +90,7 @@ class _Autoencoder(nn.Module):
         self.out = nn.Conv2d(_WIDTH, ANSWERS, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n a h4 w4"]:
-        x = self.down(F.pixel_unshuffle(F.avg_pool2d(x, 2), 4))
+        x = self.down(_unshuffled(F.avg_pool2d(x, 2)))
         for number, layer in enumerate(self.up):
             x = layer(x).relu()
             if number < 2:
@@ -97,17 +113,20 @@ class Student:
     @torch.inference_mode()
     def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
         """A logarithm, of an evenly lit picture or tile."""
-        height, width = even.shape[:2]
-        below, beside = (-side % 32 for side in (height, width))
-        padded = np.pad(even, ((0, below), (0, beside), (0, 0)), "edge")
-        x = to_input(padded, self.channels, self.device)
+        padded = padded_to(even, STEP)
+        said = self.said(torch.from_numpy(padded[None]).to(self.device))
+        return np.asarray(said[0, : even.shape[0], : even.shape[1]].cpu().numpy(), np.float32)
+
+    def said(self, even: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b h w"]:
+        """The same of tiles whose sides :data:`STEP` divides."""
+        x = even.permute(0, 3, 1, 2).float()
+        x = (x if self.channels == 3 else x.mean(1, keepdim=True)) / 127.5 - 1
         answers, (said, structure) = self.teacher(x), self.student(x).chunk(2, 1)
         halves = [
             0.5 * ((a - b).square().mean(1, keepdim=True) + _LEAST).log()
             for a, b in ((answers, said), (self.autoencoder(x), structure))
         ]
-        both = F.interpolate((halves[0] + halves[1]) / 2, x.shape[2:], mode="bilinear")
-        return np.asarray(both[0, 0, :height, :width].cpu().numpy(), np.float32)
+        return F.interpolate((halves[0] + halves[1]) / 2, scale_factor=float(STRIDE), mode="bilinear")[:, 0]
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""

@@ -15,7 +15,19 @@ from typer.core import TyperCommand, TyperGroup
 import loomsight
 from loomsight.errors import UsageError
 
-COMMANDS = ("learn", "inspect", "teach", "evaluate", "synth", "train", "data", "weave", "demo", "doctor")
+COMMANDS = (
+    "learn",
+    "export",
+    "inspect",
+    "teach",
+    "evaluate",
+    "synth",
+    "train",
+    "data",
+    "weave",
+    "demo",
+    "doctor",
+)
 """Names in the order of the help; each is a module of this package."""
 
 

@@ -11,6 +11,17 @@ import typer
 from loomsight.errors import UsageError
 
 
+class Runtime(StrEnum):
+    """What runs the networks, see :data:`loomsight.profile.Runtime`."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    OPENVINO_FP16 = "openvino-fp16"
+    OPENVINO_INT8 = "openvino-int8"
+
+
 class Along(StrEnum):
     """The axis of a picture that runs along the roll."""
 
@@ -45,6 +56,14 @@ def inspect(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        Runtime,
+        typer.Option(help="What runs the networks; auto: the fastest that the profile was exported for."),
+    ] = Runtime.AUTO,
+    no_gate: Annotated[
+        bool,
+        typer.Option("--no-gate", help="The networks look at all of the cloth, also where a gate is sure."),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at a picture that cannot be read, instead of skipping it.")
     ] = False,
@@ -61,6 +80,7 @@ def inspect(
       loomsight inspect 'roll7/cam1_*.png' --profile twill --out roll7-report --maps
       loomsight inspect strip.png --profile twill --along x --json
       loomsight inspect roll7/ --profile twill --false-alarms 5 --margin 25
+      loomsight inspect roll7/ --profile twill --engine openvino --no-gate
     """
     from loomsight.inspection import line
     from loomsight.inspection.sources import open_source
@@ -83,6 +103,8 @@ def inspect(
             frames,
             opened,
             folder,
+            runtime=None if engine is Runtime.AUTO else engine.value,  # type: ignore[arg-type]  # the same names
+            gate=not no_gate,
             maps=maps,
             along=along.value,
             margin=margin,
@@ -103,4 +125,6 @@ def inspect(
         f"{result.regions:,} regions in {result.defective:,} of {result.ledger.inspected:,} pictures, "
         f"{result.extent}{rate}"
     )
+    speed = result.megapixels / result.seconds if result.seconds else 0.0
+    typer.echo(f"{result.engine}: {speed:,.1f} Mpx/s")
     typer.echo(f"report: {folder / 'report.html'}")

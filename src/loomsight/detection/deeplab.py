@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from loomsight.training.loop import Context
 
 Form = Literal["lite", "paper"]
+STEP = 16
+"""Pixels: the sides of what an exported graph looks at are multiples of it."""
 
 
 class Segmenter(nn.Module):
@@ -66,7 +68,21 @@ def _separable(inp: int, out: int, dilation: int = 1) -> nn.Sequential:
 
 
 def _resize(x: Float[Tensor, "b c h w"], like: Tensor) -> Float[Tensor, "b c i j"]:
+    if (
+        torch.compiler.is_exporting()
+    ):  # one graph for all sizes: sides that :data:`STEP` divides have whole factors
+        factor = like.shape[-1] // x.shape[-1]
+        return (
+            _doubled(x) if x.shape[1] == 1 else F.interpolate(x, scale_factor=float(factor), mode="bilinear")
+        )
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _doubled(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h2 w2"]:
+    """Bilinear interpolation to twice the size, as a convolution: runtimes are slow with a single channel."""
+    near, far = torch.tensor([0.25, 0.75, 0.0]), torch.tensor([0.0, 0.75, 0.25])
+    weight = torch.stack([torch.outer(a, b) for a in (near, far) for b in (near, far)])[:, None]
+    return F.pixel_shuffle(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight), 2)
 
 
 def _naming(channels: int, types: int) -> nn.Sequential:

@@ -52,6 +52,7 @@ Sampling = Literal["bilinear", "discrete"]
 QUERIES = 300
 """Boxes that a published form gives for a tile; ``lite0`` gives a third, which is plenty for 160 pixels."""
 _RARE = 0.01  # what a defect's probability begins with
+_TIE = 1e-3  # of a cell: what lies on an edge, as many points do, is in the same cell in every runtime
 LEAST = 1.0
 """Pixels: a box is made at least this long and high, so that no area is zero."""
 
@@ -95,8 +96,8 @@ class DiscreteSampling(nn.Module):
         for level, (part, (height, width)) in enumerate(
             zip(torch.split(value, [h * w for h, w in shapes], 1), shapes, strict=True)
         ):
-            x = (at[:, :, :, level, :, 0] * width).floor().clamp(0, width - 1).long()
-            y = (at[:, :, :, level, :, 1] * height).floor().clamp(0, height - 1).long()
+            x = (at[:, :, :, level, :, 0] * width + _TIE).floor().clamp(0, width - 1).long()
+            y = (at[:, :, :, level, :, 1] * height + _TIE).floor().clamp(0, height - 1).long()
             cell = (y * width + x).permute(0, 2, 1, 3).reshape(batch, heads, queries * points, 1)
             cells = part.permute(0, 2, 1, 3).gather(2, cell.expand(-1, -1, -1, wide))
             read.append(cells.view(batch, heads, queries, points, wide))

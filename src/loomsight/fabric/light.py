@@ -8,9 +8,9 @@ networks that know photographs see little in cloth of two shades of grey.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import Picture
 
 _BLOCK = 32  # pixels a side
+_SOME = 4  # where only parts are evened, the light is read from one row and column in so many
 _ROUNDS = 5  # of reweighting
 _CONTRAST = 40.0  # grey levels of half the stretched spread
 _MOST = 3.0  # times, that contrast is stretched at most: beyond it is the camera's noise
@@ -71,9 +72,29 @@ class Light:
         Returns:
             uint8 HWC RGB; the cloth's middle lies at half of the range.
         """
+        return self._evened(image, brightness(image))
+
+    def even_at(self, image: Picture, boxes: Sequence[tuple[int, int, int, int]]) -> list[Picture]:
+        """Some parts of a picture as :meth:`even` would give them, for a share of its time.
+
+        The light of the whole picture is read from every fourth of its rows and columns.
+
+        Args:
+            boxes: of each part top, left, bottom and right, within the picture.
+        """
+        height, width = image.shape[:2]
+        plane = _plane(image[::_SOME, ::_SOME], _BLOCK // _SOME)
+        parts = []
+        for top, left, bottom, right in boxes:
+            rows, columns = np.arange(top, bottom) / _SOME, np.arange(left, right) / _SOME
+            size = -(-height // _SOME), -(-width // _SOME)
+            field = np.exp(plane.at(rows, columns, size)).astype(np.float32)
+            parts.append(self._evened(image[top:bottom, left:right], field))
+        return parts
+
+    def _evened(self, image: Picture, field: Float[NDArray[np.float32], "h w"]) -> Picture:
         middle = np.array(self.middle, np.float32)
-        gain = float(middle.mean()) / brightness(image)
-        gain = np.clip(gain, 1 / _GAIN, _GAIN)
+        gain = np.clip(float(middle.mean()) / field, 1 / _GAIN, _GAIN)
         even = to_rgb(image).astype(np.float32) * gain[..., None]
         stretched = (even - middle) * np.float32(self.stretch) + np.float32(127.5)
         return np.asarray(np.rint(stretched).clip(0, 255), np.uint8)
@@ -88,32 +109,51 @@ def brightness(image: Picture) -> Float[NDArray[np.float32], "h w"]:
     Returns:
         grey levels above 0; of a picture smaller than three blocks a side along that side constant.
     """
+    height, width = image.shape[:2]
+    field = _plane(image, _BLOCK).at(np.arange(height), np.arange(width), (height, width))
+    return np.exp(field).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    """The logarithm of the brightness: in the middle, and how it changes from one side to the other."""
+
+    middle: float
+    down: float
+    across: float
+
+    def at(
+        self, rows: NDArray[Any], columns: NDArray[Any], size: tuple[int, int]
+    ) -> Float[NDArray[np.float64], "h w"]:
+        """At rows and columns, in pixels of a picture of that height and width."""
+        y, x = ((places + 0.5) / side * 2 - 1 for places, side in zip((rows, columns), size, strict=True))
+        return np.asarray((self.middle + self.down * y)[:, None] + (self.across * x)[None, :])
+
+
+def _plane(image: Picture, block: int) -> _Plane:
+    """The plane through the medians of blocks of so many pixels a side."""
     grey = to_grey(image)
     height, width = grey.shape
-    rows, columns = max(1, height // _BLOCK), max(1, width // _BLOCK)
+    rows, columns = max(1, height // block), max(1, width // block)
     blocks = grey[: rows * (height // rows), : columns * (width // columns)]
     blocks = blocks.reshape(rows, height // rows, columns, width // columns).swapaxes(1, 2)
     seen = np.log(np.maximum(np.median(blocks.reshape(rows, columns, -1), axis=2), 1.0)).ravel()
     ys, xs = (_centred(count) for count in (rows, columns))
-    plane = [np.ones(rows * columns)]
-    plane += [np.repeat(ys, columns)] if rows >= 3 else []
-    plane += [np.tile(xs, rows)] if columns >= 3 else []
-    basis = np.stack(plane, axis=1)
-    fit = np.zeros(basis.shape[1])
+    basis = [np.ones(rows * columns)]
+    basis += [np.repeat(ys, columns)] if rows >= 3 else []
+    basis += [np.tile(xs, rows)] if columns >= 3 else []
+    plane = np.stack(basis, axis=1)
+    fit = np.zeros(plane.shape[1])
     fit[0] = np.median(seen)
     for _ in range(_ROUNDS):  # Tukey's biweight: a block far off the plane has no say
-        off = seen - basis @ fit
+        off = seen - plane @ fit
         scale = max(4.7 * 1.48 * float(np.median(np.abs(off))), 0.02)
         weight = np.where(np.abs(off) < scale, (1 - (off / scale) ** 2) ** 2, 0.0)
-        pulled = basis * weight[:, None]
-        fit = np.linalg.lstsq(pulled.T @ basis, pulled.T @ seen, rcond=None)[0]
-    down, across = iter(fit[1:]), np.zeros(width)
-    field = np.full(height, fit[0])
-    if rows >= 3:
-        field = field + next(down) * _centred(height)
-    if columns >= 3:
-        across = next(down) * _centred(width)
-    return np.exp(field[:, None] + across[None, :]).astype(np.float32)
+        pulled = plane * weight[:, None]
+        fit = np.linalg.lstsq(pulled.T @ plane, pulled.T @ seen, rcond=None)[0]
+    slopes = iter(fit[1:])
+    down = float(next(slopes)) if rows >= 3 else 0.0
+    return _Plane(float(fit[0]), down, float(next(slopes)) if columns >= 3 else 0.0)
 
 
 def _centred(count: int) -> Float[NDArray[np.float64], " n"]:

@@ -8,7 +8,7 @@ pixel: tiles of an image stitch back to that image, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,14 +65,55 @@ def cut(image: NDArray[Any], tile: Tile) -> NDArray[Any]:
     return image[np.ix_(_mirrored(tile.y0, tile.y1, height), _mirrored(tile.x0, tile.x1, width))]
 
 
+class Canvas:
+    """A picture's array that tiles are blended into, as they come; it holds one float32 array of its size.
+
+    Args:
+        shape: height and width of the picture, and channels if the values have them.
+        tiles: the whole plan, as :func:`plan_tiles` makes it.
+
+    Raises:
+        ValueError: the tiles are not a full grid.
+    """
+
+    def __init__(self, shape: tuple[int, ...], tiles: Sequence[Tile]) -> None:
+        height, width = shape[:2]
+        self._rows = _weights(sorted({(tile.y0, tile.y1) for tile in tiles}), height)
+        self._columns = _weights(sorted({(tile.x0, tile.x1) for tile in tiles}), width)
+        if len(tiles) != len(self._rows) * len(self._columns):
+            grid = f"{len(self._rows)} rows and {len(self._columns)} columns"
+            raise ValueError(f"{len(tiles)} tiles are no grid of {grid}")
+        self.array = np.zeros(shape, np.float32)
+
+    def add(self, tile: Tile, value: NDArray[Any]) -> None:
+        """Blend a tile's values in: HW or HWC, whole numbers or floats; what lies beyond the picture is not.
+
+        Raises:
+            ValueError: the values have not the tile's shape.
+        """
+        shape = self.array.shape
+        wanted = (tile.y1 - tile.y0, tile.x1 - tile.x0, *shape[2:])
+        if value.shape != wanted:
+            raise ValueError(f"the values of {tile} must have shape {wanted}, got {value.shape}")
+        top, left = max(tile.y0, 0), max(tile.x0, 0)
+        bottom, right = min(tile.y1, shape[0]), min(tile.x1, shape[1])
+        inside = value[top - tile.y0 : bottom - tile.y0, left - tile.x0 : right - tile.x0]
+        if inside.shape == shape:  # one tile is the picture
+            self.array[:] = inside
+            return
+        more = (1,) * (len(shape) - 2)
+        down = self._rows[tile.y0, tile.y1].reshape(-1, 1, *more)
+        across = self._columns[tile.x0, tile.x1].reshape(1, -1, *more)
+        self.array[top:bottom, left:right] += inside * (down * across)
+
+
 def stitch(shape: tuple[int, ...], tiles: Sequence[Tile], values: Iterable[NDArray[Any]]) -> NDArray[Any]:
     """Blend tiles into one array; holds one float32 array of the picture's size and one tile at a time.
 
     Args:
         shape: height and width of the picture, and channels if the values have them.
         tiles: the whole plan, as :func:`plan_tiles` makes it.
-        values: an array for each tile, in its order: HW or HWC, whole numbers or floats. What lies
-            beyond the picture is left out.
+        values: an array for each tile, in its order: see :meth:`Canvas.add`.
 
     Returns:
         an array of ``shape``: of the values' own type if they are whole numbers (rounded), else float32.
@@ -80,26 +121,79 @@ def stitch(shape: tuple[int, ...], tiles: Sequence[Tile], values: Iterable[NDArr
     Raises:
         ValueError: the tiles are not a full grid, or a value has not its tile's shape.
     """
-    height, width = shape[:2]
-    rows = _weights(sorted({(tile.y0, tile.y1) for tile in tiles}), height)
-    columns = _weights(sorted({(tile.x0, tile.x1) for tile in tiles}), width)
-    if len(tiles) != len(rows) * len(columns):
-        raise ValueError(f"{len(tiles)} tiles are no grid of {len(rows)} rows and {len(columns)} columns")
-    canvas = np.zeros(shape, np.float32)
+    canvas = Canvas(shape, tiles)
     dtype: np.dtype[Any] = np.dtype(np.float32)
     for tile, value in zip(tiles, values, strict=True):
-        wanted = (tile.y1 - tile.y0, tile.x1 - tile.x0, *shape[2:])
-        if value.shape != wanted:
-            raise ValueError(f"the values of {tile} must have shape {wanted}, got {value.shape}")
+        canvas.add(tile, value)
         dtype = value.dtype
-        top, left = max(tile.y0, 0), max(tile.x0, 0)
-        bottom, right = min(tile.y1, height), min(tile.x1, width)
-        inside = value[top - tile.y0 : bottom - tile.y0, left - tile.x0 : right - tile.x0]
-        weight = np.outer(rows[tile.y0, tile.y1], columns[tile.x0, tile.x1])
-        canvas[top:bottom, left:right] += inside * weight.reshape(weight.shape + (1,) * (len(shape) - 2))
     if np.issubdtype(dtype, np.floating):
-        return canvas
-    return np.rint(canvas).astype(dtype)
+        return canvas.array
+    return np.rint(canvas.array).astype(dtype)
+
+
+class Mosaic:
+    """The plan of a picture that is scored tile by tile, and its score map as the tiles' scores come.
+
+    Where tiles meet, each one's outer ``border`` pixels are context only and their scores are dropped; the
+    rest overlap by ``overlap`` pixels and are blended. So a score that depends on at most ``border`` pixels
+    around it is exactly what scoring the picture in one piece would give; one that looks farther changes
+    smoothly from tile to tile. Nothing is put around the picture itself: a mirrored twill has a kink at
+    the mirror, which a network takes for a defect.
+
+    Args:
+        shape: of the picture, in pixels.
+        tile: what the network sees: height and width, or one number for both. Along a side where the
+            picture is shorter it is mirrored, so a tile no larger than the picture is better.
+        overlap: pixels that neighbours share at least, after the borders are dropped.
+        border: pixels of context at each side where a tile has a neighbour.
+
+    Attributes:
+        tiles: what to score, in order.
+
+    Raises:
+        ValueError: border and overlap leave nothing of a tile.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], *, tile: int | tuple[int, int], overlap: int, border: int
+    ) -> None:
+        tile_height, tile_width = (tile, tile) if isinstance(tile, int) else tile
+        if border < 0 or 2 * border + overlap >= min(tile_height, tile_width):
+            raise ValueError(
+                f"tiles of {tile_height} × {tile_width} have no room for a border of {border} at each side "
+                f"and an overlap of {overlap}"
+            )
+        height, width = shape
+        self.tiles = plan_tiles(height, width, tile=tile, overlap=overlap + 2 * border)
+        self._cores = [
+            Tile(
+                y0 + border * (y0 > 0),
+                x0 + border * (x0 > 0),
+                y1 - border * (y1 < height),
+                x1 - border * (x1 < width),
+            )
+            for y0, x0, y1, x1 in self.tiles
+        ]
+        self._canvas, self._done = Canvas(shape, self._cores), 0
+
+    def add(self, scores: NDArray[np.float32]) -> bool:
+        """Take the scores of the next tile, float32 HW; whether it was the last.
+
+        Raises:
+            ValueError: they have the wrong shape.
+        """
+        tile, core = self.tiles[self._done], self._cores[self._done]
+        if scores.shape != (tile.y1 - tile.y0, tile.x1 - tile.x0):
+            raise ValueError(f"scores must be {(tile.y1 - tile.y0, tile.x1 - tile.x0)}, got {scores.shape}")
+        part = scores[core.y0 - tile.y0 : core.y1 - tile.y0, core.x0 - tile.x0 : core.x1 - tile.x0]
+        self._canvas.add(core, part)
+        self._done += 1
+        return self._done == len(self.tiles)
+
+    @property
+    def map(self) -> ScoreMap:
+        """float32 HW; whole when the last tile has been added."""
+        return self._canvas.array
 
 
 def score_tiles(
@@ -111,21 +205,12 @@ def score_tiles(
     border: int,
     batch: int = 4,
 ) -> ScoreMap:
-    """Score a picture of any size with a network that sees tiles of one size.
-
-    Where tiles meet, each one's outer ``border`` pixels are context only and their scores are dropped; the
-    rest overlap by ``overlap`` pixels and are blended. So a score that depends on at most ``border`` pixels
-    around it is exactly what scoring the picture in one piece would give; one that looks farther changes
-    smoothly from tile to tile. Nothing is put around the picture itself: a mirrored twill has a kink at
-    the mirror, which a network takes for a defect.
+    """Score a picture of any size with a network that sees tiles of one size: see :class:`Mosaic`.
 
     Args:
         image: uint8 HW or HWC.
         score: uint8 batch BHW or BHWC of tiles → float32 BHW. The last batch may be smaller.
-        tile: what the network sees: height and width, or one number for both. Along a side where the
-            picture is shorter it is mirrored, so a tile no larger than the picture is better.
-        overlap: pixels that neighbours share at least, after the borders are dropped.
-        border: pixels of context at each side where a tile has a neighbour.
+        tile, overlap, border: see :class:`Mosaic`.
         batch: tiles at a time.
 
     Returns:
@@ -134,34 +219,35 @@ def score_tiles(
     Raises:
         ValueError: border and overlap leave nothing of a tile, or the scores have the wrong shape.
     """
-    tile_height, tile_width = (tile, tile) if isinstance(tile, int) else tile
-    if border < 0 or 2 * border + overlap >= min(tile_height, tile_width):
-        raise ValueError(
-            f"tiles of {tile_height} × {tile_width} have no room for a border of {border} at each side "
-            f"and an overlap of {overlap}"
-        )
     height, width = image.shape[:2]
-    tiles = plan_tiles(height, width, tile=tile, overlap=overlap + 2 * border)
-    cores = [
-        Tile(
-            y0 + border * (y0 > 0),
-            x0 + border * (x0 > 0),
-            y1 - border * (y1 < height),
-            x1 - border * (x1 < width),
-        )
-        for y0, x0, y1, x1 in tiles
-    ]
+    mosaic = Mosaic((height, width), tile=tile, overlap=overlap, border=border)
+    for first in range(0, len(mosaic.tiles), batch):
+        some = mosaic.tiles[first : first + batch]
+        maps = score(np.stack([cut(image, each) for each in some]))
+        if len(maps) != len(some):
+            raise ValueError(f"scores must be of {len(some)} tiles, got {maps.shape}")
+        for values in maps:
+            mosaic.add(values)
+    return mosaic.map
 
-    def scored() -> Iterator[NDArray[np.float32]]:
-        for first in range(0, len(tiles), batch):
-            some = tiles[first : first + batch]
-            maps = score(np.stack([cut(image, each) for each in some]))
-            if maps.shape != (len(some), tile_height, tile_width):
-                raise ValueError(f"scores must be {(len(some), tile_height, tile_width)}, got {maps.shape}")
-            for each, core, values in zip(some, cores[first : first + batch], maps, strict=True):
-                yield values[core.y0 - each.y0 : core.y1 - each.y0, core.x0 - each.x0 : core.x1 - each.x0]
 
-    return stitch((height, width), cores, scored())
+def tile_side(length: int, largest: int, *, step: int, shared: int) -> int:
+    """The side of the tiles that one side of a picture is cut into: a multiple of ``step``.
+
+    As few tiles as ``largest`` allows, and no larger than they must be. A length that is no multiple itself
+    is cut into two tiles at least, so that none reaches beyond the picture; only a length that is too short
+    for that is mirrored.
+
+    Args:
+        length: of the picture's side; largest: of a tile's, a multiple of ``step``; shared: pixels that
+            neighbours share at least.
+    """
+    if length <= largest and length % step == 0:
+        return length
+    count = max(2, -(-(length - shared) // (largest - shared)))
+    side = -(-(length + (count - 1) * shared) // count)
+    side = -(-side // step) * step
+    return side if side <= length else -(-length // step) * step
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

@@ -8,7 +8,8 @@ from collections import deque
 import numpy as np
 
 from loomsight.anomaly.drift import ONE_SIDED, measure
-from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.types import Picture
 from loomsight.profile import Profile
 
 MOST = 200  # pictures looked at, evenly over the roll; of a video of unknown length, all
@@ -30,15 +31,18 @@ class DriftCheck:
         self._last: deque[tuple[str, dict[str, float]]] = deque(maxlen=_WINDOW)
         self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
 
-    def look(self, index: int, name: str, picture: Picture, score: ScoreMap) -> None:
+    def look(self, index: int, name: str, picture: Picture, score: SparseMap) -> None:
         """Measure picture number ``index`` if it is one of the sample."""
         if self._card is None or index % self._every:
             return
-        self._last.append((name, measure(picture, score)))
+        # Behind a gate only some pictures are looked at in full, and only these tell of the whole cloth.
+        self._last.append((name, measure(picture, score.dense() if score.complete else None)))
         if len(self._last) < _FEWEST:
             return
         for key, allowed in self._card.allowed.items():
-            all_off = [(seen, self._off(key, values[key])) for seen, values in self._last]
+            all_off = [(seen, self._off(key, values[key])) for seen, values in self._last if key in values]
+            if not all_off:
+                continue
             off = float(np.median([by for _, by in all_off]))
             if abs(off) > allowed:
                 first = next(seen for seen, by in all_off if abs(by) > allowed and by * off > 0)

@@ -12,7 +12,8 @@ bounded number of crops.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from loomsight import __version__
 from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.fabric.images import encode_png, write_png
-from loomsight.fabric.regions import find_regions
+from loomsight.fabric.sparse import SparseMap
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.drift import DriftCheck
@@ -33,11 +34,11 @@ from loomsight.inspection.record import Found, Gap, Record, is_inspection
 from loomsight.inspection.report import Gallery, write_report
 from loomsight.inspection.rollmap import Mark, RollMap
 from loomsight.inspection.sources import Frame, Prefetched, Source, Unread, open_source
-from loomsight.profile import Profile
+from loomsight.profile import Profile, Runtime
 from loomsight.progress import Progress
 
 if TYPE_CHECKING:
-    from loomsight.runtime.engine import Engine
+    from loomsight.runtime.gate import GateCount, GatedEngine
 
 Along = Literal["x", "y"]
 _GAPS_TOLD = 50
@@ -69,6 +70,7 @@ class Inspection:
         mm_per_px: the scale, or None.
         regions: how many were found; defective: in how many pictures; highest: their highest score.
         promised, unit: the profile's promise of false alarms.
+        engine: what ran the networks; gate: what the gate before them did, if there was one.
         notes: what the reader should know; warnings: what the reader must know.
     """
 
@@ -89,6 +91,8 @@ class Inspection:
     defective: int = 0
     highest: float = 0.0
     seconds: float = 0.0
+    engine: str = ""
+    gate: GateCount | None = None
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -135,6 +139,7 @@ class Inspection:
             "highest_score": round(self.highest, 5),
             "per_100_m": _rounded(self.per_100_m), "per_megapixel": round(self.per_megapixel, 4),
             "false_alarms_to_expect": _rounded(self.expected_false), "seconds": round(self.seconds, 3),
+            "engine": self.engine, "gate": None if self.gate is None else asdict(self.gate),
             "warnings": self.warnings, "notes": self.notes,
         }  # fmt: skip
 
@@ -144,6 +149,14 @@ class Scorer(Protocol):
 
     def score(self, image: Picture) -> ScoreMap:
         """A picture in, its score map out: float32 HW in [0, 1], the picture's size."""
+
+
+@runtime_checkable
+class Streamer(Protocol):
+    """An engine that takes the next pictures while it works on one."""
+
+    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+        """The score maps of pictures, in order."""
 
 
 @runtime_checkable
@@ -159,7 +172,9 @@ def inspect(
     profile: Profile,
     out: Path,
     *,
-    engine: Engine | Scorer | None = None,
+    engine: Scorer | None = None,
+    runtime: Runtime | None = None,
+    gate: bool = True,
     maps: bool = False,
     along: Along = "y",
     margin: float = 0.0,
@@ -174,6 +189,9 @@ def inspect(
         out: the folder to write, whole or not at all; an earlier inspection there is replaced, anything
             else is refused.
         engine: scores the pictures; by default the profile's own.
+        runtime: what runs that; the fastest that the profile was exported for if None.
+        gate: let the profile's gate, if it has one, pass what is surely good; not in torch, nor where every
+            score map is wanted.
         maps: write every score map too, as ``maps/STEM.png``, 16 bits, score × 65535.
         along: the axis of the pictures that runs along the roll.
         margin: millimetres at either selvedge, pixels without a scale, in which nothing is reported.
@@ -192,7 +210,7 @@ def inspect(
         walk = _Walk(
             frames,
             profile,
-            engine or profile.engine(),
+            _Looking(profile, engine, runtime or profile.fastest, gated=gate and not maps),
             out=out,
             maps=work if maps else None,
             along=along,
@@ -223,6 +241,58 @@ def check_out(out: Path, source: Source, profile: Profile) -> None:
         )
 
 
+class _Looking:
+    """The engines of an inspection, and what they see of each picture.
+
+    Args:
+        engine: in place of the profile's own.
+        gated: with the profile's gate before it; a detector looks at whole pictures, so beside one there is
+            no gate.
+    """
+
+    def __init__(self, profile: Profile, engine: Scorer | None, runtime: Runtime, *, gated: bool) -> None:
+        self.detector = profile.detector("torch" if engine is not None else runtime)
+        self.gate: GatedEngine | None = None
+        if engine is None:
+            own = profile.engine(runtime, largest="measured")
+            if gated and runtime != "torch" and self.detector is None:
+                self.gate = profile.gated(own)
+            engine = own
+        self.engine = engine
+
+    def looks(self, frames: Iterable[Frame | Unread]) -> Iterator[tuple[Frame | Unread, Look]]:
+        """Every item with what was seen, in order; frames are drawn ahead."""
+        waiting: deque[Frame | Unread] = deque()
+
+        def images() -> Iterator[Picture]:
+            for item in frames:
+                waiting.append(item)
+                if isinstance(item, Frame):
+                    yield item.image
+
+        for seen in self._seen(images()):
+            while not isinstance(waiting[0], Frame):
+                yield waiting.popleft(), None
+            yield waiting.popleft(), seen
+        while waiting:
+            yield waiting.popleft(), None
+
+    def _seen(self, images: Iterable[Picture]) -> Iterator[SparseMap | LoomsightError]:
+        if self.gate is not None:
+            yield from self.gate.looks(images)
+        elif isinstance(self.engine, Streamer):
+            yield from map(SparseMap.whole, self.engine.scores(images))
+        else:
+            for image in images:
+                try:
+                    yield SparseMap.whole(self.engine.score(image))
+                except LoomsightError as error:
+                    yield error
+
+
+Look = SparseMap | LoomsightError | None
+
+
 class _Walk:
     """Goes through the frames once and keeps what has to be known at the end."""
 
@@ -230,7 +300,7 @@ class _Walk:
         self,
         frames: Source,
         profile: Profile,
-        engine: Scorer,
+        looking: _Looking,
         *,
         out: Path,
         maps: Path | None,
@@ -245,8 +315,9 @@ class _Walk:
             when=datetime.now().astimezone().isoformat(timespec="seconds"),
             promised=point.promised, unit=point.unit, notes=list(frames.notes),
         )  # fmt: skip
-        self._engine, self._maps, self._point = engine, maps, point
-        self._detector, self._camera = profile.detector(), profile.camera()
+        self._looking, self._maps, self._point = looking, maps, point
+        self._detector, self._camera = looking.detector, profile.camera()
+        self.result.engine = getattr(looking.engine, "runtime", "")
         self._margin = margin / (profile.scale or 1.0)  # pixels
         self._said_margin = f"{margin:g} {'px' if profile.scale is None else 'mm'}"
         self._left_out = 0  # regions within the margins
@@ -258,9 +329,9 @@ class _Walk:
     def run(self, record: Record, *, strict: bool, progress: Progress) -> None:
         ledger, began = self.result.ledger, time.monotonic()
         with Prefetched(self.frames) as frames:
-            for frame in frames:
+            for frame, look in self._looking.looks(frames):
                 if isinstance(frame, Frame):
-                    self._frame(frame, record)
+                    self._frame(frame, look, record)
                 elif strict:
                     raise frame.error
                 else:
@@ -275,6 +346,9 @@ class _Walk:
         if strange:
             self.result.warnings.append(strange)
         self.result.warnings += self._drift.warnings()
+        if self._looking.gate is not None:
+            self.result.gate = self._looking.gate.count
+            self.result.notes.append(_of_gate(self.result.gate))
         if self._cloth.note:
             self.result.notes.append(self._cloth.note)
         if self._margin:
@@ -289,7 +363,7 @@ class _Walk:
                 f"be read, {ledger.failed:,} got no answer from the network."
             )
 
-    def _frame(self, frame: Frame, record: Record) -> None:
+    def _frame(self, frame: Frame, look: Look, record: Record) -> None:
         result, image = self.result, frame.image
         height, width = image.shape[:2]
         length, across = (height, width) if result.along == "y" else (width, height)
@@ -309,7 +383,7 @@ class _Walk:
         start = result.length_px
         result.length_px += length
         try:
-            score = _checked(self._engine.score(image), image)
+            score = _checked(look, image)
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]
             self._left_out += len(everywhere) - len(regions)
@@ -332,22 +406,23 @@ class _Walk:
             # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
             write_png(
                 self._maps / "maps" / f"{frame.stem}.png",
-                np.rint(score * np.float64(65535)).astype(np.uint16),
+                np.rint(score.dense() * np.float64(65535)).astype(np.uint16),
             )
         result.ledger.inspected += 1
         result.inspected_px += length
         result.megapixels += height * width / 1e6
         result.regions += len(founds)
         result.defective += bool(founds)
-        result.highest = max([result.highest, float(score.max()), *(region.score for region in regions)])
+        result.highest = max([result.highest, score.highest, *(region.score for region in regions)])
 
-    def _regions(self, image: Picture, score: ScoreMap) -> list[Region]:
+    def _regions(self, image: Picture, score: SparseMap) -> list[Region]:
         point, card = self._point, self.profile.card.detector
         if self._detector is not None and card is not None:
-            regions = fuse(score, self._detector.detect(image), card.fusion)
+            regions = fuse(score.dense(), self._detector.detect(image), card.fusion)
         else:
-            regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
-        return self._engine.name(image, regions) if isinstance(self._engine, Namer) else regions
+            regions = score.regions(point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+        engine = self._looking.engine
+        return engine.name(image, regions) if regions and isinstance(engine, Namer) else regions
 
     def _on_cloth(self, region: Region, across: int) -> bool:
         """Whether a region reaches beyond the margins."""
@@ -440,14 +515,33 @@ def _write_results(walk: _Walk, record: Record, work: Path) -> None:
     write_report(result, profile, png, crops, walk.gaps).write(work / "report.html")
 
 
-def _checked(score: ScoreMap, image: Picture) -> ScoreMap:
-    if score.shape != image.shape[:2]:
-        raise LoomsightError(
-            "no score map", why=f"the network gave {score.shape} for {image.shape[:2]} pixels"
-        )
-    if not np.isfinite(score).all():
+def _checked(look: Look, image: Picture) -> SparseMap:
+    """What was seen of a picture.
+
+    Raises:
+        LoomsightError: nothing that could be used.
+    """
+    if isinstance(look, LoomsightError):
+        raise look
+    if look is None or look.shape != image.shape[:2]:
+        shape = None if look is None else look.shape
+        raise LoomsightError("no score map", why=f"the network gave {shape} for {image.shape[:2]} pixels")
+    if not all(np.isfinite(score).all() for _, _, score in look.windows):
         raise LoomsightError("no score map", why="the network's answer is not a number")
-    return score
+    return look
+
+
+def _of_gate(count: GateCount) -> str:
+    """What a gate did, in a sentence."""
+    if count.off:
+        return f"The gate passed {count.rate:.1%} of the cloth, too much to pay: it was switched off."
+    said = f"The gate let the networks look at {count.rate:.1%} of the cloth; the rest is surely good."
+    if not count.regions:
+        return f"{said} In {count.audits:,} pictures looked at in full there was nothing that it could lose."
+    return (
+        f"{said} In {count.audits:,} pictures looked at in full it would have lost {count.lost:,} of "
+        f"{count.regions:,} regions."
+    )
 
 
 def _rounded(value: float | None) -> float | None:

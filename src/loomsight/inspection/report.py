@@ -20,7 +20,8 @@ from PIL import Image as PillowImage
 from loomsight import page
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.images import to_rgb
-from loomsight.fabric.types import UNKNOWN, Picture, ScoreMap
+from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.types import UNKNOWN, Picture
 from loomsight.inspection.record import Found, Gap
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Gallery:
     _heap: list[tuple[float, int, Crop]] = field(default_factory=list)
     _seen: int = 0
 
-    def offer(self, founds: Sequence[Found], image: Picture, score: ScoreMap, threshold: float) -> None:
+    def offer(self, founds: Sequence[Found], image: Picture, look: SparseMap, threshold: float) -> None:
         """Offer all regions of one picture; a crop is cut only of those that are kept."""
         best = sorted(founds, key=lambda found: (-found.region.score, -found.region.area))[:PER_PICTURE]
         for found in best:
@@ -62,7 +63,7 @@ class Gallery:
             if full and found.region.score <= self._heap[0][0]:
                 return
             self._seen += 1
-            crop = Crop(found, cut_crop(image, score, found.region.box, threshold))
+            crop = Crop(found, cut_crop(image, look, found.region.box, threshold))
             entry = (found.region.score, -self._seen, crop)  # among equals the earlier one stays
             if full:
                 heapq.heapreplace(self._heap, entry)
@@ -74,11 +75,11 @@ class Gallery:
         return [crop for _, _, crop in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
-def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], threshold: float) -> bytes:
+def cut_crop(image: Picture, look: SparseMap, box: tuple[int, int, int, int], threshold: float) -> bytes:
     """A region in its surroundings, outlined, and beside it its score map: JPEG bytes, 966 × 360.
 
     Args:
-        image: uint8 HW or HWC RGB; score: float32 HW of the same size.
+        image: uint8 HW or HWC RGB; look: its score map.
         box: the region, xyxy.
         threshold: where the outline runs; other regions in the window get a thin one.
     """
@@ -89,7 +90,7 @@ def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], th
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     most = max(_LEAST, 1.5 * ratio * min(height, width))
     if wide > most:  # a thread along a whole strip would be a hairline: show where it is surest
-        peak = np.unravel_index(int(score[y0:y1, x0:x1].argmax()), (y1 - y0, x1 - x0))
+        peak = np.unravel_index(int(look.part(y0, x0, y1, x1).argmax()), (y1 - y0, x1 - x0))
         wide, x, y = most, x0 + float(peak[1]), y0 + float(peak[0])
     left, right = _window(x, wide, width)
     top, bottom = _window(y, wide / ratio, height)
@@ -99,7 +100,8 @@ def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], th
     way = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
     view = np.asarray(cv2.resize(part, size, interpolation=way), np.uint8)
 
-    mask: NDArray[np.uint8] = (score[top:bottom, left:right] >= threshold).astype(np.uint8)
+    score = look.part(top, left, bottom, right)
+    mask: NDArray[np.uint8] = (score >= threshold).astype(np.uint8)
     own: NDArray[np.uint8] = np.zeros_like(mask)
     inside = np.s_[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left]
     own[inside] = mask[inside]
@@ -107,7 +109,7 @@ def cut_crop(image: Picture, score: ScoreMap, box: tuple[int, int, int, int], th
         own[inside] = 1
     _outline(view, mask & ~own, size, _OTHERS, 1)
     _outline(view, own, size, _OUTLINE, 2)
-    warm = heat_map(part, score[top:bottom, left:right], threshold)
+    warm = heat_map(part, score, threshold)
 
     sheet = np.full((_CROP[1], 2 * _CROP[0] + _BETWEEN, 3), 238, np.uint8)
     dy, dx = (_CROP[1] - size[1]) // 2, (_CROP[0] - size[0]) // 2

@@ -29,7 +29,7 @@ from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_det
 from loomsight.learn.normality import LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
-from loomsight.learn.trial import TRIED, Trial, try_made
+from loomsight.learn.trial import TRIED, Trial, marked, try_made
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile, check_name, check_target
 from loomsight.progress import Progress
@@ -247,6 +247,7 @@ def learn(
             "notes": [doubt.text for doubt in doubts],
         },
         samples=pictures[:4],
+        made=[(to_rgb(one.tile.image), marked(one.tile)) for one in tried],
         report=learning_report(learned),
         replace=True,
     )

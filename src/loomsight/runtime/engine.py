@@ -1,10 +1,16 @@
-"""Engines: a picture in, its score map or its boxes out, tile by tile at native resolution."""
+"""Engines: a picture in, its score map or its boxes out, tile by tile at native resolution.
+
+An engine cuts pictures into tiles, keeps several of them in flight in whatever runtime holds its network
+(:mod:`loomsight.runtime.compiled`), and blends what comes back. All runtimes see the same tiles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,21 +18,27 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from loomsight.anomaly.calibration import UnionPoint
+from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.normality import Normality
+from loomsight.anomaly.student import padded_to
 from loomsight.detection.deeplab import Segmenter
 from loomsight.detection.joining import TileBoxes, join_tiles
 from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
-from loomsight.fabric.tiles import Tile, cut, plan_tiles, score_tiles
+from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap
+from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
+from loomsight.runtime.graphs import DetectorGraph, SegmenterGraph, device
+from loomsight.runtime.tilesize import best_tile
 
 BORDER = 32  # pixels of context where a tile has a neighbour
 OVERLAP = 16
 CERTAIN = 0.5
 """Share of the votes that a type needs; with less it is unknown."""
 _NAMED = 512  # pixels of a region's surroundings that its type is read from, at most a side
-LARGEST = (512, 2048)  # pixels of a tile; a smaller picture is one tile
+LARGEST = (512, 512)
+"""Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
 
 
 class Engine(Protocol):
@@ -43,26 +55,96 @@ class Engine(Protocol):
         """
 
 
-class TorchEngine:
-    """A segmenter run by torch, on the GPU where there is one; ``camera`` is corrected before it looks."""
+class SegmenterEngine:
+    """A segmenter in any runtime; ``camera`` is corrected before it looks.
 
-    def __init__(self, network: Segmenter, camera: FlatField | None = None) -> None:
-        self._camera = camera
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = network.to(self._device).eval()
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    Args:
+        compiled: the network, ready to run.
+        network: gives the network in torch, which names the types of regions; asked when there are any.
+        camera: the lines that the camera draws.
+        largest: height and width of a tile at most, multiples of the network's step; or measured, once
+            there is a picture that is larger than :data:`LARGEST`.
+    """
+
+    def __init__(
+        self,
+        compiled: Compiled,
+        network: Callable[[], Segmenter],
+        camera: FlatField | None = None,
+        *,
+        largest: tuple[int, int] | Literal["measured"] = LARGEST,
+    ) -> None:
+        self._compiled, self._given, self._camera = compiled, network, camera
+        self._largest = largest
+        self._device = device()
+        self._asked: Segmenter | None = None
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        image = self.corrected(image)
-        # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
-        height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in image.shape[:2])
-        tile = (min(height, LARGEST[0]), min(width, LARGEST[1]))
-        return score_tiles(to_rgb(image), self._forward, tile=tile, overlap=OVERLAP, border=BORDER, batch=1)
+        (score,) = self.scores([image])
+        return score
+
+    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+        """Score pictures in order, which are drawn ahead so that the runtime never waits for the next."""
+        flying: deque[tuple[Mosaic, Pending]] = deque()
+
+        def landed() -> Iterator[ScoreMap]:
+            mosaic, pending = flying.popleft()
+            if mosaic.add(pending.wait()[0][0]):
+                yield mosaic.map
+
+        for image in images:
+            corrected = self.corrected(image)
+            mosaic = self._plan(corrected)
+            for tile in mosaic.tiles:
+                flying.append((mosaic, self._start(corrected, tile)))
+                if len(flying) > self._compiled.depth:
+                    yield from landed()
+        while flying:
+            yield from landed()
+
+    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+        """The scores of some tiles of each picture, which is corrected; the step divides the tiles' sides."""
+        waiting: deque[list[Pending]] = deque()
+        for image, tiles in jobs:
+            waiting.append([self._start(image, tile) for tile in tiles])
+            if len(waiting) > self._compiled.depth:
+                yield [pending.wait()[0][0] for pending in waiting.popleft()]
+        while waiting:
+            yield [pending.wait()[0][0] for pending in waiting.popleft()]
+
+    def _start(self, image: Picture, tile: Tile) -> Pending:
+        return self._compiled.start(to_rgb(cut(image, tile))[None])
+
+    @property
+    def runtime(self) -> str:
+        """What runs it, for people."""
+        return self._compiled.runtime
 
     def corrected(self, image: Picture) -> Picture:
         """The picture without the camera's lines."""
         return image if self._camera is None else self._camera.correct(image)
+
+    def _plan(self, image: Picture) -> Mosaic:
+        # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
+        step, shared = self._compiled.step, OVERLAP + 2 * BORDER
+        least = -(-(shared + 1) // step) * step
+        largest = LARGEST
+        if any(side > most for side, most in zip(image.shape[:2], LARGEST, strict=True)):
+            if self._largest == "measured":
+                self._largest = best_tile(self._compiled, shared=shared)
+            largest = self._largest
+        height, width = (
+            max(tile_side(side, most, step=step, shared=shared), least)
+            for side, most in zip(image.shape[:2], largest, strict=True)
+        )
+        return Mosaic((image.shape[0], image.shape[1]), tile=(height, width), overlap=OVERLAP, border=BORDER)
+
+    @property
+    def _network(self) -> Segmenter:
+        if self._asked is None:
+            self._asked = self._given().to(self._device).eval()
+        return self._asked
 
     def name(self, image: Picture, regions: Sequence[Region], *, least: float = 0.0) -> list[Region]:
         """The regions with their types, as far as the network tells any apart and is sure of one.
@@ -111,27 +193,101 @@ class TorchEngine:
         best = int(votes.argmax())
         return self._network.types[best] if float(votes[best]) >= CERTAIN else UNKNOWN
 
-    @torch.inference_mode()
-    def _forward(self, tiles: UInt8[NDArray[np.uint8], "b h w 3"]) -> NDArray[np.float32]:
-        x = torch.from_numpy(tiles).to(self._device).permute(0, 3, 1, 2).float() / 255
-        scores: NDArray[np.float32] = self._network(x)[:, 0].float().sigmoid().cpu().numpy()
-        return scores
+
+class TorchEngine(SegmenterEngine):
+    """A segmenter run by torch as it was learned, on the GPU where there is one."""
+
+    def __init__(self, network: Segmenter, camera: FlatField | None = None) -> None:
+        super().__init__(TorchCompiled(SegmenterGraph(network)), lambda: network, camera)
 
 
 class UnionEngine:
     """A segmenter for the defects it knows, and normality for all others: one map."""
 
-    def __init__(self, known: TorchEngine, normality: Normality, point: UnionPoint) -> None:
+    def __init__(self, known: SegmenterEngine, normality: Normality, point: UnionPoint) -> None:
         self.known, self._normality, self._point = known, normality, point
 
     def score(self, image: Picture) -> ScoreMap:
         """Score a picture: see :class:`Engine`."""
-        strange, calmed = self._normality.look(self.known.corrected(image))
-        return self._point.unite(self.known.score(image), strange, calmed)
+        (score,) = self.scores([image])
+        return score
+
+    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+        """Score pictures in order, see :meth:`SegmenterEngine.scores`."""
+        drawn: deque[Picture] = deque()
+
+        def kept() -> Iterator[Picture]:
+            for image in images:
+                drawn.append(image)
+                yield image
+
+        for known in self.known.scores(kept()):
+            strange, calmed = self._normality.look(self.known.corrected(drawn.popleft()))
+            yield self._point.unite(known, strange, calmed)
+
+    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+        """The scores of some tiles of each picture, see :meth:`SegmenterEngine.jobs`."""
+        drawn: deque[tuple[Picture, Sequence[Tile]]] = deque()
+
+        def kept() -> Iterator[tuple[Picture, Sequence[Tile]]]:
+            for job in jobs:
+                drawn.append(job)
+                yield job
+
+        for known in self.known.jobs(kept()):
+            image, tiles = drawn.popleft()
+            strange = self._normality.look_at(image, tiles)
+            yield [self._point.unite(own, *other) for own, other in zip(known, strange, strict=True)]
+
+    @property
+    def runtime(self) -> str:
+        """What runs its segmenter, for people."""
+        return self.known.runtime
+
+    def corrected(self, image: Picture) -> Picture:
+        """The picture without the camera's lines."""
+        return self.known.corrected(image)
 
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
-        """The regions with their types, as :meth:`TorchEngine.name`; what is only strange has none."""
+        """The regions with their types, as :meth:`SegmenterEngine.name`; what is only strange has none."""
         return self.known.name(image, regions, least=self._point.segmenter)
+
+
+def hasten(normality: Normality, features: Compiled | None, student: Compiled | None) -> None:
+    """Let exported networks do the work of a normality, as far as there are any.
+
+    Args:
+        features: the frozen network that its memory compares by.
+        student: its student.
+    """
+    for name, method in normality.by_name.items():
+        if features is not None and isinstance(method, Memory):
+            method.features.run_by(partial(_levels, features))
+        if student is not None and name == "student":
+            normality.replace(CompiledStudent(student))
+
+
+def _levels(features: Compiled, even: Picture) -> list[NDArray[np.float32]]:
+    return [level[0] for level in features.start(even[None]).wait()]
+
+
+class CompiledStudent:
+    """A student in any runtime, see :class:`loomsight.anomaly.student.Student`."""
+
+    name = "student"
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._compiled = compiled
+
+    def strangeness(self, even: Picture) -> ScoreMap:
+        """A logarithm, of an evenly lit picture or tile."""
+        padded = padded_to(even, self._compiled.step)
+        (said,) = self._compiled.start(padded[None]).wait()
+        return said[0, : even.shape[0], : even.shape[1]].copy()
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Nothing: its weights are in its file."""
+        return {}
 
 
 SHARED = 48
@@ -141,13 +297,19 @@ FAINT = 0.02
 _MOST = 50  # boxes of a tile, the surest
 
 
-class TorchDetector:
-    """A detector run by torch, on the GPU where there is one; ``camera`` is corrected before it looks."""
+class DetectorEngine:
+    """A detector in any runtime; ``camera`` is corrected before it looks.
 
-    def __init__(self, network: Detector, tile: int, camera: FlatField | None = None) -> None:
-        self._camera, self._tile = camera, tile
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = network.to(self._device).eval()
+    Args:
+        compiled: the network, ready to run.
+        types: what it tells apart.
+        tile: pixels a side that it looks at.
+    """
+
+    def __init__(
+        self, compiled: Compiled, types: Sequence[str], tile: int, camera: FlatField | None = None
+    ) -> None:
+        self._compiled, self._types, self._tile, self._camera = compiled, tuple(types), tile, camera
 
     def detect(self, image: Picture, *, batch: int = 4) -> list[Region]:
         """Find the defects of a picture of any size.
@@ -163,24 +325,18 @@ class TorchDetector:
         height, width = image.shape[:2]
         rgb = to_rgb(image)
         tiles = plan_tiles(height, width, tile=self._tile, overlap=SHARED)
+        groups = [tiles[first : first + batch] for first in range(0, len(tiles), batch)]
+        looked = answers(self._compiled, (np.stack([cut(rgb, tile) for tile in some]) for some in groups))
         found: list[TileBoxes] = []
-        for first in range(0, len(tiles), batch):
-            some = tiles[first : first + batch]
-            found += self._look(some, np.stack([cut(rgb, tile) for tile in some]), (height, width))
-        return join_tiles(found, self._network.types)
+        for some, answer in zip(groups, looked, strict=True):
+            found += self._found(some, answer, (height, width))
+        return join_tiles(found, self._types)
 
-    @torch.inference_mode()
-    def _look(
-        self, tiles: list[Tile], pixels: UInt8[NDArray[np.uint8], "b h w 3"], room: tuple[int, int]
-    ) -> list[TileBoxes]:
-        x = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
-        defect, types, boxes = self._network(x)
-        scores, classes = defect.float().sigmoid(), types.argmax(-1)
+    def _found(self, tiles: list[Tile], answer: Answer, room: tuple[int, int]) -> list[TileBoxes]:
+        scores, types, boxes = answer
         height, width = room
         looked = []
-        for tile, own, score, kind in zip(
-            tiles, boxes.float().cpu().numpy(), scores.cpu().numpy(), classes.cpu().numpy(), strict=True
-        ):
+        for tile, own, score, kind in zip(tiles, boxes, scores, types.argmax(-1), strict=True):
             at = own * self._tile + np.array([tile.x0, tile.y0, tile.x0, tile.y0], np.float32)
             at = at.clip(0, np.array([width, height, width, height], np.float32))
             inside = (at[:, 2] > at[:, 0]) & (at[:, 3] > at[:, 1])
@@ -189,3 +345,10 @@ class TorchDetector:
                 keep &= score >= np.sort(score[keep])[-_MOST]
             looked.append(TileBoxes(tile, at[keep], score[keep], kind[keep]))
         return looked
+
+
+class TorchDetector(DetectorEngine):
+    """A detector run by torch as it was learned, on the GPU where there is one."""
+
+    def __init__(self, network: Detector, tile: int, camera: FlatField | None = None) -> None:
+        super().__init__(TorchCompiled(DetectorGraph(network)), network.types, tile, camera)

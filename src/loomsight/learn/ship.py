@@ -1,0 +1,225 @@
+"""Export a profile: its networks as files that need no torch, tried before they are written.
+
+What they are tried on is the fabric's own: pictures of good cloth, and tiles with made defects that its
+networks learned from nothing like.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from numpy.typing import NDArray
+
+from loomsight.anomaly.features import STEP as FEATURES_STEP
+from loomsight.anomaly.memory import Memory
+from loomsight.anomaly.student import STEP as STUDENT_STEP
+from loomsight.anomaly.student import Student
+from loomsight.errors import DatasetError, ExportError, UsageError
+from loomsight.fabric.images import to_rgb
+from loomsight.fabric.types import Picture
+from loomsight.learn.gate import gate_threshold, learn_gate
+from loomsight.profile import ENGINES, EngineCard, GateCard, Profile
+from loomsight.progress import Progress
+from loomsight.runtime.compiled import OpenVinoCompiled
+from loomsight.runtime.engine import SegmenterEngine, UnionEngine
+from loomsight.runtime.export import Exported, Precision, Trials, export_network
+from loomsight.runtime.gate import OVERHEAD, GatedEngine, GateGraph
+from loomsight.runtime.graphs import DetectorGraph, FeaturesGraph, Graph, SegmenterGraph, StudentGraph
+
+GOOD_TILES = 24
+"""Tiles of good cloth that exports are tried on, beside those with made defects."""
+WORTH = 0.8
+"""A gate is kept where it and what it passes take less than this share of the time of looking at all."""
+_STRANGE = 0.99  # the share of the tiles' places that lies below the threshold of a student's trials
+
+
+def export_profile(
+    profile: Profile,
+    *,
+    good: Sequence[Picture] = (),
+    gate_seconds: float = 60.0,
+    discrete: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Profile:
+    """Export all networks of a profile into its folder; earlier exports there are replaced.
+
+    Args:
+        profile: of the fabric.
+        good: pictures of good cloth, from which a gate is learned; without them there is none.
+        gate_seconds: for that.
+        discrete: the detector reads the nearest cell, so that its graph needs no GridSample.
+
+    Returns:
+        the profile, with what was exported in its card.
+
+    Raises:
+        UsageError: the network has no export, or the profile nothing to try it on.
+        ExportError: a file does not agree with torch; the profile stays as it was.
+    """
+    progress = progress or Progress()
+    made: list[tuple[EngineCard, bytes, bytes]] = []
+    for name, graph, trials in _networks(profile, discrete=discrete):
+        progress.say(f"exporting the {name}")
+        # What the memory compares by is measured in distances, which less than float32 would change.
+        precisions: tuple[Precision, ...] = ("fp32",) if name == "features" else ("fp32", "fp16", "int8")
+        exports = export_network(graph, name, trials, precisions=precisions, say=progress.say)
+        made += [_card(one, graph.step) for one in exports]
+    profile = profile.shipped(made)
+    if not len(good):
+        return profile
+    progress.say("learning the gate")
+    gate = _gate(profile, good, gate_seconds, seed, progress)
+    return profile if gate is None else profile.shipped([*made, *gate[1]], gate[0])
+
+
+def _gate(
+    profile: Profile, good: Sequence[Picture], seconds: float, seed: int, progress: Progress
+) -> tuple[GateCard, list[tuple[EngineCard, bytes, bytes]]] | None:
+    """A gate and its files; None, and a word why, where none pays."""
+    point = profile.card.operating_point
+    engine = profile.engine(profile.fastest)
+    pictures = [engine.corrected(image) for image in good]
+    try:
+        learned = learn_gate(engine, pictures, point.threshold, seconds=seconds, seed=seed, progress=progress)
+    except DatasetError as error:
+        progress.say(f"no gate: {error.why}")
+        return None
+    graph = GateGraph(learned.network)
+    tiles = np.stack([image for image, _ in learned.held[:GOOD_TILES]])
+    exports = export_network(graph, "gate", Trials(tiles, None, 0.0), say=progress.say, free=True)
+    cards = [_card(one, graph.step) for one in exports if one.precision != "fp16"]
+    best: tuple[float, GateCard] | None = None
+    for card, model, weights in cards:
+        if card.format != "openvino":
+            continue
+        gate = OpenVinoCompiled(model, weights, step=card.step, exact=card.precision == "fp32")
+        threshold, regions = gate_threshold(
+            gate, learned.held, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
+        )
+        rate, share = _paying(gate, threshold, learned.network.channels, engine, pictures)
+        cost = share + rate * OVERHEAD
+        if np.isfinite(threshold) and cost < WORTH and (best is None or cost < best[0]):
+            known = GateCard(
+                precision="int8" if card.precision == "int8" else "fp32",
+                channels=1 if learned.network.channels == 1 else 3,
+                threshold=threshold,
+                worth=(WORTH - share) / OVERHEAD,
+                rate=rate,
+                regions=regions,
+            )
+            best = cost, known
+    if best is None:
+        progress.say(f"no gate: it would pass {rate:.0%} of good cloth, and does not pay")
+        return None
+    return best[1], cards
+
+
+def _paying(
+    gate: OpenVinoCompiled,
+    threshold: float,
+    channels: int,
+    engine: SegmenterEngine | UnionEngine,
+    good: Sequence[Picture],
+) -> tuple[float, float]:
+    """The share of the blocks of good cloth that pass; and the gate's time as a share of the engine's."""
+    gated = GatedEngine(gate, threshold, channels, engine, point=(1.0, 1, 0))
+    some = [good[int(at)] for at in np.linspace(0, len(good) - 1, min(len(good), 40))]
+    passed = np.concatenate([gated.passed(image).ravel() for image in some])
+    one = some[:1]
+    list(engine.scores(one))  # the first call compiles
+    began = time.perf_counter()
+    list(engine.scores(one))
+    whole = time.perf_counter() - began
+    times = 20
+    began = time.perf_counter()
+    for _ in range(times):
+        gated.passed(one[0])
+    return float(passed.mean()), (time.perf_counter() - began) / times / whole
+
+
+def _networks(profile: Profile, *, discrete: bool) -> Iterator[tuple[str, Graph, Trials]]:
+    form = profile.card.network.settings.get("form")
+    if form != "lite":
+        raise UsageError(
+            f"the {form} network is not exported",
+            where=profile.folder,
+            why="it is for research, ten times slower than lite",
+            do="learn with --network lite",
+        )
+    point, united = profile.card.operating_point, profile.card.normality
+    threshold = united.union.segmenter if united is not None else point.threshold
+    how = {"merge_gap": point.merge_gap, "min_area": point.min_area}
+    tiles, masks = _tiles(profile)
+    yield "segmenter", SegmenterGraph(profile.segmenter()), Trials(tiles, masks, threshold, **how)
+    if profile.card.detector is not None:
+        network = profile.detector_network()
+        network.sample("discrete" if discrete else "bilinear")
+        card = profile.card.detector
+        if tiles.shape[1] != card.tile:
+            raise ExportError("not exported", where=profile.folder, why="its tiles are of another size")
+        yield "detector", DetectorGraph(network), Trials(tiles, masks, card.fusion.detector, **how)
+    normality = profile.normality()
+    if normality is not None:
+        for method in normality.by_name.values():
+            if isinstance(method, Memory):
+                even = np.stack([normality.even(tile) for tile in tiles[:GOOD_TILES]])
+                side = even.shape[1] // FEATURES_STEP * FEATURES_STEP
+                yield "features", FeaturesGraph(method.features), Trials(even[:, :side, :side], None, 0.0)
+            if isinstance(method, Student):
+                even = np.stack([normality.even(tile) for tile in tiles])
+                side = even.shape[1] // STUDENT_STEP * STUDENT_STEP
+                even, some = even[:, :side, :side], masks[:, :side, :side]
+                said = np.concatenate([method.strangeness(tile) for tile in even])
+                yield (
+                    "student",
+                    StudentGraph(method),
+                    Trials(even, some, float(np.quantile(said, _STRANGE)), **how),
+                )
+
+
+def _tiles(profile: Profile) -> tuple[UInt8[NDArray[np.uint8], "n h w 3"], Bool[NDArray[np.bool_], "n h w"]]:
+    """Tiles with made defects, and as large ones of good cloth, with their masks."""
+    made = profile.made()
+    if not made:
+        raise UsageError(
+            "nothing to try an export on",
+            where=profile.folder,
+            why="the profile is of an earlier version and keeps no made defects",
+            do="learn the fabric again",
+        )
+    side = made[0][0].shape[0]
+    good = _windows(profile.samples(), side)
+    tiles = np.stack([tile for tile, _ in made] + good)
+    masks = np.stack([mask for _, mask in made] + [np.zeros((side, side), np.bool_)] * len(good))
+    return tiles, masks
+
+
+def _windows(pictures: Sequence[Picture], side: int) -> list[Picture]:
+    """Windows of good cloth, spread over the pictures."""
+    rng = np.random.default_rng(0)
+    large = [image for image in pictures if min(image.shape[:2]) >= side]
+    windows = []
+    for number in range(GOOD_TILES if large else 0):
+        image = large[number % len(large)]
+        top, left = (int(rng.integers(room - side + 1)) for room in image.shape[:2])
+        windows.append(to_rgb(image[top : top + side, left : left + side]))
+    return windows
+
+
+def _card(one: Exported, step: int) -> tuple[EngineCard, bytes, bytes]:
+    stem = one.network if one.format == "onnx" else f"{one.network}-{one.precision}"
+    suffix = ".onnx" if one.format == "onnx" else ".xml"
+    card = EngineCard(
+        network=one.network,
+        format=one.format,
+        precision=one.precision,
+        model=f"{ENGINES}{stem}{suffix}",
+        weights=None if one.format == "onnx" else f"{ENGINES}{stem}.bin",
+        step=step,
+        agreement=one.agreement,
+    )
+    return card, one.model, one.weights

@@ -1,0 +1,231 @@
+"""One interface for every runtime: tiles go in, several are in flight, their answers come out in order.
+
+``torch`` runs a network as it was learned, on the GPU where there is one. ONNX Runtime and OpenVINO run what
+:mod:`loomsight.runtime.export` wrote. All take uint8 tiles and give the same arrays, see
+:mod:`loomsight.runtime.graphs`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from loomsight.runtime.graphs import Graph
+
+Tiles = UInt8[NDArray[np.uint8], "b h w c"]
+Answer = tuple[NDArray[np.float32], ...]
+_SHAPES = 4  # that OpenVINO keeps a compiled network of
+
+
+class Pending(Protocol):
+    """An answer on its way."""
+
+    def wait(self) -> Answer:
+        """The answer's arrays, which are the caller's own."""
+
+
+class Compiled(Protocol):
+    """A network, ready to run.
+
+    Attributes:
+        runtime: what runs it, for people: "torch", "OpenVINO int8".
+        step: pixels; the sides of a tile are multiples of it.
+        depth: how many batches are worth having in flight.
+    """
+
+    runtime: str
+    step: int
+    depth: int
+
+    def start(self, tiles: Tiles) -> Pending:
+        """Begin with a batch, of any shape that the step divides; leave the tiles as they are meanwhile."""
+
+
+class Ready:
+    """An answer that is there."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def wait(self) -> Answer:
+        """See :class:`Pending`."""
+        return self._answer
+
+
+class TorchCompiled:
+    """A network in torch, on the GPU where there is one; torch uses all cores for each batch."""
+
+    runtime, depth = "torch", 0
+
+    def __init__(self, graph: Graph) -> None:
+        import torch
+
+        from loomsight.runtime.graphs import device
+
+        self.step, self._device, self._torch = graph.step, device(), torch
+        self._graph = graph.to(self._device).eval()
+        self._graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def start(self, tiles: Tiles) -> Ready:
+        """See :class:`Compiled`."""
+        with self._torch.inference_mode():
+            answer = self._graph(self._torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device))
+        return Ready(tuple(array.cpu().numpy() for array in answer))
+
+
+class OnnxCompiled:
+    """A network in ONNX Runtime, on the GPU where its build for CUDA is installed.
+
+    Args:
+        model: a whole ONNX file without external data, checked by whoever read it.
+    """
+
+    runtime, depth = "ONNX Runtime", 1
+
+    def __init__(self, model: bytes, *, step: int, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or cores()
+        options.log_severity_level = 4  # what goes wrong is raised, not printed
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        able = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        self._session = onnxruntime.InferenceSession(model, options, providers=able)
+        (self._input,) = (each.name for each in self._session.get_inputs())
+        # one batch at a time, with all threads; the next tiles are cut meanwhile
+        self._queue = ThreadPoolExecutor(1, "onnxruntime")
+        self.step = step
+
+    def start(self, tiles: Tiles) -> _Queued:
+        """See :class:`Compiled`."""
+        return _Queued(self._queue.submit(self._one, tiles))
+
+    def _one(self, tiles: Tiles) -> Answer:
+        return tuple(self._session.run(None, {self._input: np.ascontiguousarray(tiles)}))
+
+
+class _Queued:
+    def __init__(self, future: Future[Answer]) -> None:
+        self._future = future
+
+    def wait(self) -> Answer:
+        return self._future.result()
+
+
+class OpenVinoCompiled:
+    """A network in OpenVINO on the CPU, compiled for each shape of tile that comes.
+
+    Args:
+        xml, weights: the two files of a model, or a whole ONNX file and nothing.
+        exact: compute in float32; otherwise in bfloat16 where the processor can.
+        threads: cores to use; all by default.
+        alone: all cores work on each batch, for one who waits for it; otherwise each on one of its own, for
+            one who has several in flight.
+    """
+
+    def __init__(
+        self,
+        xml: bytes,
+        weights: bytes = b"",
+        *,
+        step: int,
+        exact: bool = True,
+        alone: bool = False,
+        threads: int | None = None,
+        runtime: str = "OpenVINO",
+    ) -> None:
+        import openvino
+
+        self._openvino, self.step, self.runtime = openvino, step, runtime
+        self._core = openvino.Core()
+        self._model = self._core.read_model(model=xml, weights=weights)
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._settings = {
+            "PERFORMANCE_HINT": "LATENCY" if alone else "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": "bf16" if not exact and "BF16" in able else "f32",
+            "INFERENCE_NUM_THREADS": threads or cores(),
+        }
+        self.depth = 0 if alone else (threads or cores()) + 1
+        self._ready: OrderedDict[tuple[int, ...], _Requests] = OrderedDict()
+
+    def start(self, tiles: Tiles) -> Pending:
+        """See :class:`Compiled`."""
+        if tiles.shape in self._ready:
+            self._ready.move_to_end(tiles.shape)
+            return self._ready[tiles.shape].start(tiles)
+        model = self._model.clone()
+        if model.inputs[0].partial_shape.is_dynamic:
+            model.reshape(list(tiles.shape))
+        made = _Requests(self._openvino, self._core.compile_model(model, "CPU", self._settings))
+        self._ready[tiles.shape] = made
+        if len(self._ready) > _SHAPES:
+            self._ready.popitem(last=False)
+        return made.start(tiles)
+
+
+class _Requests:
+    """The requests of a network that was compiled for one shape."""
+
+    def __init__(self, openvino: Any, compiled: Any) -> None:
+        self._openvino, self._compiled = openvino, compiled
+        self._most = 4 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.idle: list[Any] = []
+        self.flying: deque[_Flight] = deque()
+
+    def start(self, tiles: Tiles) -> _Flight:
+        if len(self.flying) >= self._most:
+            self.flying[0].land()
+        request = self.idle.pop() if self.idle else self._compiled.create_infer_request()
+        tiles = np.ascontiguousarray(tiles)
+        request.set_input_tensor(self._openvino.Tensor(tiles, shared_memory=True))
+        request.start_async()
+        flight = _Flight(self, request, tiles)
+        self.flying.append(flight)
+        return flight
+
+
+class _Flight:
+    """A batch in flight; the tiles are kept, for OpenVINO reads them where they lie."""
+
+    def __init__(self, requests: _Requests, request: Any, tiles: Tiles) -> None:
+        self._requests, self._request, self._tiles = requests, request, tiles
+        self._answer: Answer | None = None
+
+    def land(self) -> None:
+        """Take the answer, so that the request can fly again."""
+        self._request.wait()
+        self._answer = tuple(tensor.data.copy() for tensor in self._request.output_tensors)
+        self._requests.flying.remove(self)
+        self._requests.idle.append(self._request)
+        del self._tiles, self._request
+
+    def wait(self) -> Answer:
+        """See :class:`Pending`."""
+        if self._answer is None:
+            self.land()
+        assert self._answer is not None  # noqa: S101 — it has landed
+        return self._answer
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def answers(compiled: Compiled, batches: Iterable[Tiles]) -> Iterator[Answer]:
+    """The answers for batches, in order; as many are in flight as is worth it."""
+    flying: deque[Pending] = deque()
+    for tiles in batches:
+        flying.append(compiled.start(tiles))
+        if len(flying) > compiled.depth:
+            yield flying.popleft().wait()
+    while flying:
+        yield flying.popleft().wait()

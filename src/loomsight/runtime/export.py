@@ -1,0 +1,388 @@
+"""From torch to files that need no torch: ONNX, and OpenVINO in float32, float16 and INT8.
+
+1. torch writes an ONNX file, in one piece, whose tiles may have any size that the network's step divides.
+2. OpenVINO reads that file; what it would not recognise as a clamp is made one.
+3. NNCF quantises it to INT8, with good and made pictures of the fabric to read the ranges from. Where the
+   regions are not the same then, the layers that cost most go back to float, one by one.
+4. **Nothing is handed over before it was run** on tiles of the fabric and agrees with torch: float32 to
+   1e-4 everywhere; float16 and INT8 by the regions that a mill would see, and by their pixel AP.
+
+References: Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+Inference*, CVPR 2018; NNCF's accuracy-aware quantisation.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from loomsight.errors import ExportError
+from loomsight.evaluation.pixels import average_precision
+from loomsight.fabric.regions import label_parts
+from loomsight.fabric.types import ScoreMap
+from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled, answers
+from loomsight.runtime.files import check_onnx
+
+if TYPE_CHECKING:
+    from loomsight.runtime.graphs import Graph
+
+Precision = Literal["fp32", "fp16", "int8"]
+OPSET = 18
+EXACT = 1e-4
+"""By so much at most a float32 file may differ from torch, anywhere."""
+SAME_AREA, SAME_AP = 0.99, 0.01
+"""The share of the regions' area that must be found again, and the most that pixel AP may change."""
+_AT_ONCE = 8  # tiles
+
+
+Tiles = UInt8[NDArray[np.uint8], "n h w c"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One file, or an OpenVINO pair, that was run and agrees.
+
+    Attributes:
+        network: "segmenter", "detector", "features", "student" or "gate".
+        format: "onnx" or "openvino"; precision: of its weights.
+        model, weights: the bytes; an ONNX file has no second part.
+        agreement: what the comparison with torch showed.
+    """
+
+    network: str
+    format: Literal["onnx", "openvino"]
+    precision: Precision
+    model: bytes
+    weights: bytes
+    agreement: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What a file is tried on, before it is written.
+
+    Attributes:
+        tiles: uint8 tiles of the fabric, good and with made defects, all of one size.
+        masks: where these are defective, or None where nothing is labelled.
+        threshold: the score from which on a pixel counts.
+        merge_gap, min_area: of regions, see :func:`loomsight.fabric.regions.find_regions`.
+    """
+
+    tiles: Tiles
+    masks: NDArray[np.bool_] | None
+    threshold: float
+    merge_gap: int = 0
+    min_area: int = 1
+
+
+def export_network(
+    graph: Graph,
+    name: str,
+    trials: Trials,
+    *,
+    precisions: Sequence[Precision] = ("fp32", "fp16", "int8"),
+    say: Callable[[str], None] = lambda _: None,
+    free: bool = False,
+) -> list[Exported]:
+    """A network's files.
+
+    Args:
+        graph: the network with its pre- and post-processing.
+        name: of the network.
+        precisions: of OpenVINO's files; ONNX is float32.
+        say: told what was not written, and why: INT8 may not agree with every network.
+        free: whoever takes the files sets a threshold of its own for each.
+
+    Raises:
+        ExportError: a float32 file does not agree with torch; nothing may be written then.
+    """
+    told = _Answers(graph, trials)
+    onnx = to_onnx(graph, trials.tiles[:2])
+    step = graph.step
+    off = told.exactly(OnnxCompiled(onnx, step=step), f"{name}.onnx")
+    made = [Exported(name, "onnx", "fp32", onnx, b"", {"max_difference": off})]
+    model = to_openvino(onnx)
+    for precision in precisions:
+        if precision == "fp32":
+            xml, weights = _files(model)
+            off = told.exactly(OpenVinoCompiled(xml, weights, step=step), f"{name}-fp32.xml")
+            made.append(Exported(name, "openvino", precision, xml, weights, {"max_difference": off}))
+            continue
+        for way in _ways(precision):
+            xml, weights = way(model, told)
+            ready = OpenVinoCompiled(xml, weights, step=step, exact=False)
+            agreement = told.alike(ready)
+            if free or (agreement["area"] >= SAME_AREA and agreement["ap_change"] <= SAME_AP):
+                made.append(Exported(name, "openvino", precision, xml, weights, agreement))
+                break
+        else:
+            say(f"{name} in {precision} is not written: {_words(agreement)}")
+    return made
+
+
+def to_onnx(graph: Graph, tiles: Tiles) -> bytes:
+    """The network as an ONNX file, opset 18, without external data.
+
+    Args:
+        graph: with its weights.
+        tiles: an example of what it takes; where the graph is free other sizes will do as well.
+    """
+    import onnx
+    import torch
+
+    plain = graph.to("cpu").eval()
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            plain,
+            (torch.from_numpy(np.ascontiguousarray(tiles)),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["tiles"],
+            output_names=list(graph.outputs),
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None  # noqa: S101 — it is None only when a path was given
+        model = program.model_proto
+    ends = [(model.graph.input[0], ("batch", "height", "width"))]
+    ends += [(output, ("batch", "height", "width")) for output in model.graph.output]
+    for end, names in ends:
+        dims = end.type.tensor_type.shape.dim
+        for dim, named in zip(dims, names if graph.free else names[:1], strict=False):
+            dim.dim_param = named
+    del model.graph.value_info[:]  # they know the example's size only
+    model.doc_string, model.producer_name, model.producer_version = "", "loomsight", ""
+    for node in model.graph.node:  # where each step stands in the source, on the machine that exported
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(model, full_check=False)
+    data: bytes = model.SerializeToString()
+    check_onnx(data)
+    return data
+
+
+def to_openvino(onnx: bytes) -> Any:
+    """OpenVINO's model of an ONNX file, with what quantising would not recognise put right.
+
+    Weights that are reshaped on the way are made constants, or their convolutions stay in float. ONNX's Clip
+    comes in as the lesser of the greater; it is a clamp again, which is fused with its convolution.
+    """
+    import openvino
+    from openvino import opset13
+    from openvino.passes import ConstantFolding, Manager
+
+    model = openvino.Core().read_model(model=onnx)
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+    for greater in [op for op in model.get_ordered_ops() if op.get_type_name() == "Maximum"]:
+        for taker in list(greater.output(0).get_target_inputs()):
+            lesser = taker.get_node()
+            least, most = _constant(greater), _constant(lesser)
+            if lesser.get_type_name() != "Minimum" or least is None or most is None:
+                continue
+            data = next(end.get_source_output() for end in greater.inputs() if _value(end) is None)
+            clamp = opset13.clamp(data, least, most)
+            clamp.set_friendly_name(lesser.get_friendly_name())
+            lesser.output(0).replace(clamp.output(0))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def _constant(op: Any) -> float | None:
+    """The one number among an operation's inputs."""
+    values = [value for value in map(_value, op.inputs()) if value is not None]
+    return values[0] if len(values) == 1 else None
+
+
+def _value(end: Any) -> float | None:
+    """The number that an input is, also where it is spread over a shape."""
+    node = end.get_source_output().get_node()
+    while node.get_type_name() == "Broadcast":
+        node = node.input(0).get_source_output().get_node()
+    if node.get_type_name() != "Constant":
+        return None
+    data = np.asarray(node.data)
+    return float(data.reshape(-1)[0]) if data.size and (data == data.reshape(-1)[0]).all() else None
+
+
+Way = Callable[[Any, "_Answers"], tuple[bytes, bytes]]
+
+
+def _ways(precision: Precision) -> Iterator[Way]:
+    """How a precision is made, the quickest first."""
+    if precision == "fp16":
+        yield lambda model, _: _files(model, half=True)
+        return
+    yield lambda model, told: _files(_quantised(model, told))
+    yield lambda model, told: _files(_quantised_with_care(model, told))
+
+
+def _quantised(model: Any, told: _Answers) -> Any:
+    with _quiet():
+        nncf = _nncf()
+        return nncf.quantize(model, told.samples(nncf), subset_size=len(told.trials.tiles))
+
+
+def _quantised_with_care(model: Any, told: _Answers) -> Any:
+    """Layer by layer back to float, until the regions are the same."""
+
+    def validate(compiled: Any, tiles: Any) -> tuple[float, None]:
+        said = [tuple(compiled(each).values()) for each in tiles]
+        found = told.compare([np.concatenate(parts) for parts in zip(*said, strict=True)])
+        return min(found["area"], 1 - found["ap_change"]), None
+
+    with _quiet():
+        nncf = _nncf()
+        samples = told.samples(nncf)
+        return nncf.quantize_with_accuracy_control(
+            model,
+            samples,
+            samples,
+            validate,
+            max_drop=min(1 - SAME_AREA, SAME_AP),
+            drop_type=nncf.DropType.ABSOLUTE,
+            subset_size=len(told.trials.tiles),
+        )
+
+
+def _nncf() -> Any:
+    # It would send statistics of its use to its makers; this is the switch that its own tests use.
+    os.environ["NNCF_CI"] = "1"
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _files(model: Any, *, half: bool = False) -> tuple[bytes, bytes]:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=half)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+class _Answers:
+    """What torch says of the trials, and how far others are from that."""
+
+    def __init__(self, graph: Graph, trials: Trials) -> None:
+        self.trials = trials
+        self._said = self._all(TorchCompiled(graph))
+
+    @cached_property
+    def _maps(self) -> NDArray[np.float32]:
+        return self._as_maps(self._said)
+
+    @cached_property
+    def _regions(self) -> list[NDArray[np.int32]]:
+        return [self._parts(one) for one in self._maps]
+
+    def exactly(self, other: Compiled, file: str) -> float:
+        """The largest difference anywhere; of numbers above 1 as a share of them.
+
+        Raises:
+            ExportError: it is more than :data:`EXACT`.
+        """
+        off = max(
+            float((np.abs(a - b) / np.maximum(np.abs(a), 1)).max(initial=0.0))
+            for a, b in zip(self._said, self._all(other), strict=True)
+        )
+        if not off <= EXACT:
+            why = f"{other.runtime} differs from torch by {off:.2g}, at most {EXACT:.0e} is allowed"
+            raise ExportError("not exported", where=file, why=why)
+        return off
+
+    def alike(self, other: Compiled) -> dict[str, float]:
+        """How much of the regions' area the other finds too, and by how much pixel AP changes."""
+        return self.compare(self._all(other))
+
+    def compare(self, answer: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """The same, of a whole answer for all tiles."""
+        maps = self._as_maps(answer)
+        found = whole = 0.0
+        for own, score in zip(self._regions, maps, strict=True):
+            other = self._parts(score)
+            for a, b in ((own, other), (other, own)):
+                sizes = np.bincount(a.ravel(), minlength=1)
+                met = np.unique(a[b > 0])
+                whole += sizes[1:].sum()
+                found += sizes[met[met > 0]].sum()
+        area = found / whole if whole else 1.0
+        masks, change = self.trials.masks, 0.0
+        if masks is not None and masks.any():
+            change = abs(_ap(self._maps, masks) - _ap(maps, masks))
+        return {"area": round(float(area), 5), "ap_change": round(change, 5)}
+
+    def samples(self, nncf: Any) -> Any:
+        """The trials as NNCF reads its data, one tile at a time."""
+        return nncf.Dataset([tile[None] for tile in self.trials.tiles])
+
+    def _as_maps(self, answer: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        if len(answer) == 1:
+            return answer[0]
+        return _painted(answer, self.trials.tiles.shape[1:3])
+
+    def _parts(self, score: ScoreMap) -> NDArray[np.int32]:
+        labels = label_parts(score >= self.trials.threshold, self.trials.merge_gap)[1]
+        large = np.bincount(labels.ravel()) >= self.trials.min_area
+        return np.where(large[labels], labels, 0)
+
+    def _all(self, network: Compiled) -> list[NDArray[np.float32]]:
+        tiles = self.trials.tiles
+        batches = [tiles[at : at + _AT_ONCE] for at in range(0, len(tiles), _AT_ONCE)]
+        return [np.concatenate(parts) for parts in zip(*answers(network, batches), strict=True)]
+
+
+def _ap(scores: NDArray[np.float32], masks: NDArray[np.bool_]) -> float:
+    return average_precision(scores.ravel().astype(np.float64), masks.ravel())
+
+
+def _painted(answer: Sequence[NDArray[np.float32]], size: tuple[int, int]) -> NDArray[np.float32]:
+    """A detector's boxes as score maps: of each pixel the surest box that it lies in."""
+    scores, _, boxes = answer
+    height, width = size
+    maps = np.zeros((len(scores), height, width), np.float32)
+    corners = np.rint(boxes * np.array([width, height, width, height], np.float32)).astype(int).clip(0)
+    for painted, own, at in zip(maps, scores, corners, strict=True):
+        for number in np.argsort(own):
+            x0, y0, x1, y1 = at[number]
+            painted[y0:y1, x0:x1] = own[number]
+    return maps
+
+
+def _words(agreement: dict[str, float]) -> str:
+    return (
+        f"{agreement['area']:.1%} of the regions' area is the same, {SAME_AREA:.0%} is asked; "
+        f"pixel AP changes by {agreement['ap_change']:.3f}, at most {SAME_AP} is allowed"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the chatter of exporters: progress bars, hints about libraries that are not wanted."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "nncf", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

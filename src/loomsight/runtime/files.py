@@ -1,0 +1,68 @@
+"""What is asked of an exported file before any runtime reads it: whole, and nothing of it lies elsewhere.
+
+Runtimes follow the paths that a file names. A file of a profile was compared with its hash before it comes
+here; this finds what even its author must not have put in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from loomsight.errors import ExportError
+
+
+def check_onnx(data: bytes, *, where: Path | None = None) -> None:
+    """Refuse an ONNX file that is not whole, or whose data lies in other files.
+
+    Raises:
+        ExportError: with the reason.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ExportError("file refused", where=where, why="it is no whole ONNX file") from error
+    outside = [tensor.name for tensor in _tensors(model.graph) if tensor.data_location == tensor.EXTERNAL]
+    if outside:
+        raise ExportError("file refused", where=where, why=f"the data of {outside[0]} lies in another file")
+    if not model.graph.node:
+        raise ExportError("file refused", where=where, why="it holds no network")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All tensors of a graph and of the graphs within it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def check_openvino(model: bytes, weights: bytes, *, where: Path | None = None) -> None:
+    """Refuse an OpenVINO model that is not whole, or that reads beyond its weights.
+
+    Raises:
+        ExportError: with the reason.
+    """
+    try:
+        if b"<!DOCTYPE" in model or b"<!ENTITY" in model:
+            raise ExportError("file refused", where=where, why="an OpenVINO model declares no entities")
+        tree = ElementTree.fromstring(model)  # noqa: S314 — without entities there is nothing to expand
+    except ElementTree.ParseError as error:
+        raise ExportError("file refused", where=where, why="it is no whole OpenVINO model") from error
+    if tree.tag != "net":
+        raise ExportError("file refused", where=where, why="it is no OpenVINO model")
+    for data in tree.iter("data"):
+        offset, size = (
+            (int(data.get(key, "0")) for key in ("offset", "size")) if "size" in data.attrib else (0, 0)
+        )
+        if offset < 0 or size < 0 or offset + size > len(weights):
+            raise ExportError("file refused", where=where, why="it reads beyond its weights")

@@ -1,0 +1,91 @@
+"""How large a tile should be, measured on this machine at first use and remembered.
+
+A large tile wastes little on its borders, a small one stays in the processor's cache: which matters more is
+different for each runtime and each processor, by a factor of two. What was measured is kept in the user's
+cache folder, ``loomsight/tiles.json``; to measure again, remove it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loomsight.errors import StorageError
+from loomsight.fabric.tiles import plan_tiles, tile_side
+from loomsight.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from loomsight.runtime.compiled import Compiled
+
+CANDIDATES = ((256, 512), (512, 512), (512, 1024), (1024, 1024), (512, 2048))
+"""Height and width in pixels."""
+_STRIP = (1024, 2048)  # pixels of what is measured on
+_ROUNDS = 2  # after the first, which compiles; the best counts
+
+
+def best_tile(compiled: Compiled, *, shared: int) -> tuple[int, int]:
+    """The height and the width of a tile, at most, with which a network is fastest here.
+
+    Args:
+        compiled: the network; measured where nothing is remembered of its runtime, in a few seconds.
+        shared: pixels that neighbouring tiles share.
+    """
+    key = f"{compiled.runtime}, {os.cpu_count()} × {_processor()}"
+    known = _remembered()
+    if key in known:
+        return known[key]
+    best = min(CANDIDATES, key=lambda tile: _seconds(compiled, tile, shared))
+    with suppress(StorageError):  # it is measured again next time
+        write_json(_file(), {**_remembered(), key: best})
+    return best
+
+
+def _seconds(compiled: Compiled, largest: tuple[int, int], shared: int) -> float:
+    """How long a strip takes in tiles no larger than that."""
+    sides = [
+        tile_side(length, most, step=compiled.step, shared=shared)
+        for length, most in zip(_STRIP, largest, strict=True)
+    ]
+    tiles = len(plan_tiles(*_STRIP, tile=(sides[0], sides[1]), overlap=shared))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *sides, 3), np.uint8)
+    took = []
+    for _ in range(1 + _ROUNDS):
+        began = time.perf_counter()
+        flying = [compiled.start(pixels) for _ in range(tiles)]
+        for pending in flying:
+            pending.wait()
+        took.append(time.perf_counter() - began)
+    return min(took[1:])
+
+
+def _remembered() -> dict[str, tuple[int, int]]:
+    """What was measured before; what cannot be read, or is no candidate any more, was not."""
+    try:
+        values = read_json(_file())
+        return {key: (high, wide) for key, (high, wide) in values.items() if (high, wide) in CANDIDATES}
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _file() -> Path:
+    if platform.system() == "Windows":
+        root = os.environ.get("LOCALAPPDATA")
+    else:
+        root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "loomsight" / "tiles.json"
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,288 @@
+"""Exports: what is written was run and agrees, all runtimes find the same, a changed file is refused."""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from loomsight import cli
+from loomsight.detection import rtdetr
+from loomsight.errors import ExportError, ProfileError, UsageError
+from loomsight.fabric.images import write_png
+from loomsight.inspection.line import inspect
+from loomsight.learn.job import LearnSettings, learn
+from loomsight.loom import ClothSpec, draw_defect, weave
+from loomsight.profile import RUNTIMES, Profile
+from loomsight.runtime.compiled import OnnxCompiled, OpenVinoCompiled, TorchCompiled, answers
+from loomsight.runtime.export import Trials, export_network, to_onnx
+from loomsight.runtime.files import check_onnx, check_openvino
+from loomsight.runtime.graphs import DetectorGraph, Graph
+
+CLOTH = ClothSpec(structure="plain", ends_per_cm=16, picks_per_cm=14)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """A fabric learned in a minute, with what remembers it and a student."""
+    root = tmp_path_factory.mktemp("export")
+    rng = np.random.default_rng(4)
+    for number in range(5):
+        write_png(root / "good" / f"{number}.png", weave(CLOTH, 224, 288, rng).image)
+    for number in range(3):
+        write_png(root / "known/other/good" / f"{number}.png", weave(ClothSpec(), 96, 160, rng).image)
+    settings = LearnSettings.parse(
+        {
+            "steps": 40,
+            "minutes": 3,
+            "recipe": {"tile": 96, "batch": 4},
+            "anomaly": ("memory", "prediction", "student"),
+        }
+    )
+    return learn(root / "good", name="plain", out=root / "profile", known=root / "known", settings=settings)
+
+
+@pytest.fixture(scope="module")
+def printed(learned: Profile) -> tuple[dict[str, Any], str]:
+    """What the command prints and says."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+        cli.main(["export", str(learned.folder), "--json"])
+    assert left.value.code == 0, err.getvalue()
+    return json.loads(out.getvalue()), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def exported(learned: Profile, printed: tuple[dict[str, Any], str]) -> Profile:
+    assert printed
+    return Profile.open(learned.folder)
+
+
+@pytest.fixture(scope="module")
+def roll(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of the cloth, one with a hole that nothing misses, one of an odd size."""
+    folder = tmp_path_factory.mktemp("roll")
+    rng = np.random.default_rng(5)
+    for number, (height, width) in enumerate(((224, 288), (224, 288), (230, 301))):
+        image = weave(CLOTH, height, width, rng).image
+        if number:
+            image[60:90, 100:140] //= 5
+        write_png(folder / f"{number}.png", image)
+    return folder
+
+
+def test_every_engine_gives_the_same_regions(exported: Profile, roll: Path, tmp_path: Path) -> None:
+    assert exported.fastest == "openvino-int8"
+    found = {}
+    for runtime in RUNTIMES:
+        out = tmp_path / runtime
+        result = inspect(roll, exported, out, runtime=runtime)
+        rows = json.loads((out / "regions.json").read_text(encoding="utf-8"))["regions"]
+        found[runtime] = {
+            (row["picture"], row["x0"] // 8, row["y0"] // 8) for row in rows if row["area_px"] > 200
+        }
+        assert result.engine
+    assert {picture for picture, _, _ in found["torch"]} == {"1.png", "2.png"}
+    for runtime in ("onnxruntime", "openvino"):
+        assert found[runtime] == found["torch"]
+    for runtime, own in found.items():
+        assert {picture for picture, _, _ in own} == {"1.png", "2.png"}, runtime
+
+
+def test_float32_engines_score_as_torch_does(exported: Profile) -> None:
+    image = weave(CLOTH, 240, 304, np.random.default_rng(6)).image
+    torch_says = exported.engine("torch").score(image)
+    for runtime in ("onnxruntime", "openvino"):
+        assert np.abs(exported.engine(runtime).score(image) - torch_says).max() < 2e-3  # type: ignore[arg-type]
+    known = exported.engine("torch").known.score(image)  # type: ignore[union-attr]
+    for runtime in ("onnxruntime", "openvino"):
+        other = exported.engine(runtime).known.score(image)  # type: ignore[arg-type, union-attr]
+        assert np.abs(other - known).max() < 1e-4
+
+
+def test_the_card_says_how_each_export_agreed(exported: Profile) -> None:
+    for one in exported.card.engines:
+        if one.precision == "fp32":
+            assert one.agreement["max_difference"] <= 1e-4
+        else:
+            assert one.agreement["area"] >= 0.99
+            assert one.agreement["ap_change"] <= 0.01
+        assert one.model in exported.card.files
+    assert {one.network for one in exported.card.engines} == {"segmenter", "features", "student"}
+
+
+def test_an_export_that_does_not_agree_is_not_written() -> None:
+    class Different(Graph):
+        """Says something else once it is exported."""
+
+        outputs = ("scores",)
+
+        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
+            scores = tiles[..., 0].float() / 255
+            return (scores + 0.01 if torch.compiler.is_exporting() else scores,)
+
+    tiles = np.zeros((4, 32, 32, 3), np.uint8)
+    with pytest.raises(ExportError, match=r"scorer.onnx: ONNX Runtime differs from torch by 0.01"):
+        export_network(Different(), "scorer", Trials(tiles, None, 0.5))
+
+
+def test_int8_that_finds_other_regions_is_left_out_and_said() -> None:
+    class Fine(Graph):
+        """Distinguishes steps that 8 bits cannot."""
+
+        outputs = ("scores",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = torch.nn.Conv2d(3, 8, 1)
+            self.two = torch.nn.Conv2d(8, 1, 1)
+            with torch.no_grad():
+                self.one.weight.fill_(30)
+                self.one.weight[0, 0], self.one.bias[:] = 31, 0  # type: ignore[index]
+                self.two.weight.fill_(0)
+                self.two.weight[0, 0], self.two.weight[0, 1], self.two.bias[:] = 1, -1, 0  # type: ignore[index]
+
+        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
+            x = tiles.permute(0, 3, 1, 2).float() / 255
+            return (self.two(self.one(x))[:, 0].clamp(0, 1),)
+
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
+    told: list[str] = []
+    masks = tiles[..., 0] > 128
+    graph = Fine().eval().requires_grad_(False)
+    made = export_network(
+        graph, "fine", Trials(tiles, masks, 0.5), precisions=("fp32", "int8"), say=told.append
+    )
+    assert [(one.format, one.precision) for one in made][:2] == [("onnx", "fp32"), ("openvino", "fp32")]
+    if told:
+        assert told == [told[0]]
+        assert told[0].startswith("fine in int8 is not written: ")
+        assert len(made) == 2
+    else:  # the layers that cost too much went back to float
+        assert made[2].agreement["area"] >= 0.99
+
+
+def test_a_changed_byte_is_refused_before_any_runtime_reads_it(exported: Profile, tmp_path: Path) -> None:
+    for runtime, name in (
+        ("onnxruntime", "segmenter.onnx"),
+        ("openvino", "segmenter-fp32.bin"),
+        ("openvino-int8", "segmenter-int8.xml"),
+        ("openvino-int8", "features-fp32.bin"),
+    ):
+        copy = tmp_path / f"{runtime}-{name}"
+        shutil.copytree(exported.folder, copy)
+        opened = Profile.open(copy)
+        path = copy / "engines" / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(ProfileError, match=f"{name}: its content has changed"):
+            opened.engine(runtime)  # type: ignore[arg-type]
+        with pytest.raises(ProfileError, match=f"{name}: its content has changed"):
+            Profile.open(copy)
+
+
+def test_files_that_read_others_are_refused(exported: Profile, tmp_path: Path) -> None:
+    data = exported.read("engines/segmenter.onnx")
+    check_onnx(data)
+    model = onnx.load_model_from_string(data)
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    with pytest.raises(ExportError, match="lies in another file"):
+        check_onnx(model.SerializeToString(), where=tmp_path / "bad.onnx")
+    with pytest.raises(ExportError, match="no whole ONNX file"):
+        check_onnx(data[: len(data) // 2])
+    xml, weights = exported.read("engines/segmenter-fp32.xml"), exported.read("engines/segmenter-fp32.bin")
+    check_openvino(xml, weights)
+    with pytest.raises(ExportError, match="reads beyond its weights"):
+        check_openvino(xml, weights[:-1])
+    with pytest.raises(ExportError, match="no whole OpenVINO model"):
+        check_openvino(xml[:-9], weights)
+    with pytest.raises(ExportError, match="declares no entities"):
+        check_openvino(b'<!DOCTYPE net [<!ENTITY a "b">]><net/>', b"")
+
+
+def test_an_export_tells_nothing_of_the_machine(exported: Profile) -> None:
+    for name in exported.card.files:
+        if name.startswith("engines/"):
+            data = exported.read(name)
+            assert b"/src/" not in data
+            assert b"site-packages" not in data
+
+
+def test_answers_come_in_order_whatever_their_shapes(exported: Profile) -> None:
+    card = next(
+        one for one in exported.card.engines if one.precision == "fp32" and one.network == "segmenter"
+    )
+    onnx_file = exported.read("engines/segmenter.onnx")
+    reference = OnnxCompiled(onnx_file, step=card.step)
+    rng = np.random.default_rng(0)
+    sides = [(64, 64), (96, 64), (64, 96), (64, 64), (128, 64), (64, 128), (96, 64), (64, 64)] * 3
+    tiles = [rng.integers(0, 256, (1, high, wide, 3), np.uint8) for high, wide in sides]
+    xml, weights = exported.read("engines/segmenter-fp32.xml"), exported.read("engines/segmenter-fp32.bin")
+    for alone in (False, True):
+        other = OpenVinoCompiled(xml, weights, step=16, alone=alone, threads=1)
+        pairs = zip(answers(reference, tiles), answers(other, tiles), strict=True)
+        for (a,), (b,) in pairs:
+            assert a.shape == b.shape
+            assert np.abs(a - b).max() < 1e-4
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "discrete"])
+def test_a_detector_is_exported_with_and_without_grid_sample(sampling: rtdetr.Sampling) -> None:
+    torch.manual_seed(0)
+    network = rtdetr.build("lite0", ("hole", "stain")).eval().requires_grad_(False)
+    network.sample(sampling)
+    graph = DetectorGraph(network)
+    rng = np.random.default_rng(0)
+    tiles = np.stack([weave(CLOTH, 96, 96, rng).image for _ in range(4)])
+    data = to_onnx(graph, tiles[:1])
+    kinds = {node.op_type for node in onnx.load_model_from_string(data).graph.node}
+    assert ("GridSample" in kinds) == (sampling == "bilinear")
+    said = TorchCompiled(graph).start(tiles[:1]).wait()
+    other = OnnxCompiled(data, step=1).start(tiles[:1]).wait()
+    assert [array.shape for array in said] == [array.shape for array in other]
+    assert float(np.abs(said[0] - other[0]).max()) < 1e-4
+
+
+def test_the_command_says_what_it_wrote(printed: tuple[dict[str, Any], str], exported: Profile) -> None:
+    facts, said = printed
+    assert facts["fastest"] == "openvino-int8"
+    assert facts["gate"] is None
+    assert [one["model"] for one in facts["engines"]] == [one.model for one in exported.card.engines]
+    names = ["segmenter", "features", "student"]
+    assert [line for line in said.splitlines() if line.startswith("exporting")] == [
+        f"exporting the {name}" for name in names
+    ]
+
+
+def test_what_cannot_be_exported_says_why(learned: Profile, tmp_path: Path) -> None:
+    copy = tmp_path / "bare"
+    shutil.copytree(learned.folder, copy)
+    bare = Profile.open(copy).shipped([])
+    with pytest.raises(UsageError, match="has no engine for openvino-int8"):
+        bare.engine("openvino-int8")
+    assert bare.fastest == "torch"
+
+
+def test_teaching_keeps_the_engines_that_are_still_true(exported: Profile, tmp_path: Path) -> None:
+    copy = tmp_path / "taught"
+    shutil.copytree(exported.folder, copy)
+    place = weave(CLOTH, 224, 288, np.random.default_rng(9)).image
+    place, _ = draw_defect(place, "hole", np.random.default_rng(1))
+    write_png(tmp_path / "roll.png", place)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["teach", str(copy), "--missed", f"{tmp_path / 'roll.png'}@100,60,140,90"])
+    assert left.value.code == 0
+    taught = Profile.open(copy)
+    assert {one.network for one in taught.card.engines} == {"segmenter", "features"}
+    assert not list(copy.glob("engines/student*"))
+    assert taught.fastest == "openvino-int8"
