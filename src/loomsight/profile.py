@@ -574,11 +574,12 @@ class Profile:
         return UnionEngine(engine, normality, united.union)
 
     def gated(
-        self, engine: SegmenterEngine | UnionEngine, *, threads: int | None = None
+        self, engine: SegmenterEngine | UnionEngine, *, audits: bool = True, threads: int | None = None
     ) -> GatedEngine | None:
         """The engine with the profile's gate before it; None where it has no gate.
 
-        The gate runs in OpenVINO, whatever runs the engine.
+        The gate runs in OpenVINO, whatever runs the engine. Without ``audits`` no picture is looked at in
+        full.
         """
         card, point = self.card.gate, self.card.operating_point
         if card is None:
@@ -596,6 +597,7 @@ class Profile:
             engine,
             point=(point.threshold, point.min_area, point.merge_gap),
             worth=card.worth,
+            audits=audits,
         )
 
     def segmenter(self) -> Segmenter:

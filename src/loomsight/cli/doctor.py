@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -15,7 +14,8 @@ from typing import Annotated
 import typer
 
 import loomsight
-from loomsight.errors import LoomsightError, WeightsError
+from loomsight.errors import LoomsightError, UsageError, WeightsError
+from loomsight.machine import cores, processor
 
 NEEDED_MEMORY = 4.0  # GB that learning stays under
 NEEDED_DISK = 2.0  # GB for a run folder, a profile and the maps of a roll
@@ -42,16 +42,32 @@ class Check:
 
 
 def doctor(
+    *,
+    throughput: Annotated[
+        bool,
+        typer.Option(
+            "--throughput", help="Measure how many metres a minute this machine inspects; a minute."
+        ),
+    ] = False,
+    width: Annotated[float, typer.Option(help="Of the web in metres, for --throughput.")] = 1.8,
+    mm_per_px: Annotated[float, typer.Option(help="Millimetres of cloth a pixel, for --throughput.")] = 0.2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Tell what this machine has and lacks for inspecting fabric.
+    """Tell what this machine has and lacks for inspecting fabric, or how fast it inspects.
 
     Each line is 'ok' or 'lacks', with what to do. Leaves with 3 when something essential is lacking.
 
     Examples:
       loomsight doctor
       loomsight doctor --json
+      loomsight doctor --throughput --width 1.8 --mm-per-px 0.2
     """
+    for option, given in (("--width", width), ("--mm-per-px", mm_per_px)):
+        if not 0 < given < float("inf"):
+            raise UsageError(f"bad {option}", where=f"{given:g}", why="it must be a number above 0")
+    if throughput:
+        _throughput(width, mm_per_px, as_json)
+        return
     checks = list(examine())
     healthy = all(check.ok for check in checks if check.essential)
     if as_json:
@@ -65,6 +81,48 @@ def doctor(
         typer.echo("\nReady." if healthy else "\nSomething essential is lacking: see the lines above.")
     if not healthy:
         raise typer.Exit(LoomsightError.exit_code)
+
+
+_ENGINES = {
+    "torch": "torch, as learned",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO float32",
+    "openvino-fp16": "OpenVINO float16",
+    "openvino-int8": "OpenVINO INT8",
+    "gated": "INT8 behind a gate",
+}
+
+
+def _throughput(width: float, mm_per_px: float, as_json: bool) -> None:
+    """Measure the segmenter in every runtime, and say how fast a web may run."""
+    from loomsight.progress import for_stream
+    from loomsight.runtime.throughput import PASSING, metres_per_minute, of_machine
+
+    with for_stream() as progress:
+        speeds = of_machine(progress=progress)
+    rows = {
+        name: {
+            "best": round(speed.best, 1),
+            "median": round(speed.median, 1),
+            "metres_per_minute": round(
+                metres_per_minute(speed.median, width_m=width, mm_per_px=mm_per_px), 1
+            ),
+        }
+        for name, speed in speeds.items()
+    }
+    if as_json:
+        machine = {"cores": cores(), "processor": processor(), "width_m": width, "mm_per_px": mm_per_px}
+        typer.echo(json.dumps({**machine, "engines": rows}, indent=2, ensure_ascii=False))
+        return
+    typer.echo(f"{cores()} cores of {processor()}; a web of {width:g} m at {mm_per_px:g} mm per pixel")
+    typer.echo(f"{'':22}{'Mpx/s':>8}{'best':>8}{'m/min':>9}")
+    for name, row in rows.items():
+        line = f"{row['median']:8.1f}{row['best']:8.1f}{row['metres_per_minute']:9.1f}"
+        typer.echo(f"{_ENGINES[name]:22}{line}")
+    typer.echo(
+        "The segmenter alone, from pictures in memory. Behind a gate: computed for cloth of which "
+        f"{PASSING:.0%} has to be looked at."
+    )
 
 
 def examine(folder: Path | None = None) -> Iterator[Check]:
@@ -88,7 +146,6 @@ def examine(folder: Path | None = None) -> Iterator[Check]:
 
 
 def _torch() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of torch does not load
@@ -101,7 +158,7 @@ def _torch() -> Iterator[Check]:
         )
         return
     yield Check("torch", True, torch.__version__, essential=True)
-    yield Check("processor", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    yield Check("processor", True, f"{cores()} cores, torch uses {torch.get_num_threads()} threads")
     yield _bf16(torch.cpu.get_capabilities())
     if torch.cuda.is_available():
         size = torch.cuda.get_device_properties(0).total_memory / GB

@@ -1,8 +1,9 @@
 """What can be inspected, as one stream of frames: a folder, a glob, one picture or strip, a video.
 
 A frame is either a picture or a note that it could not be read, in the order of the roll, so that the
-ledger closes: received = inspected + skipped + failed. However long the stream is, at most four pictures
-are in memory: one is being inspected, one is being decoded, two wait.
+ledger closes: received = inspected + skipped + failed. Picture files are decoded on all cores. However long
+the stream is, only a few pictures are in memory: some being inspected, one more than there are cores being
+decoded, two waiting.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,6 +23,7 @@ import cv2
 from loomsight.errors import ImageError
 from loomsight.fabric.images import find_images, read_image
 from loomsight.fabric.types import Picture
+from loomsight.machine import cores
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 
@@ -97,12 +100,10 @@ class Pictures(Source):
 
     def __iter__(self) -> Iterator[Frame | Unread]:
         taken = {path.stem for path in self._paths} - self._shared if self._shared else set()
-        for index, path in enumerate(self._paths):
+        for index, (path, image) in enumerate(_decoded(self._paths)):
             name = self._name(path)
-            try:
-                image = read_image(path)
-            except ImageError as error:
-                yield Unread(index, name, error)
+            if isinstance(image, ImageError):
+                yield Unread(index, name, image)
                 continue
             stem = path.stem
             if stem in self._shared:
@@ -115,6 +116,30 @@ class Pictures(Source):
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
+
+
+def _decoded(paths: Iterable[Path]) -> Iterator[tuple[Path, Picture | ImageError]]:
+    """Pictures in order, decoded on all cores; a few more than there are cores wait in memory."""
+    workers = cores()
+    waiting: deque[tuple[Path, Future[Picture]]] = deque()
+
+    def landed() -> tuple[Path, Picture | ImageError]:
+        path, future = waiting.popleft()
+        try:
+            return path, future.result()
+        except ImageError as error:
+            return path, error
+
+    with ThreadPoolExecutor(workers, "decoder") as pool:
+        try:
+            for path in paths:
+                waiting.append((path, pool.submit(read_image, path)))
+                if len(waiting) > workers:
+                    yield landed()
+            while waiting:
+                yield landed()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Video(Source):

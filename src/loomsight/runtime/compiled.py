@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
+
+from loomsight.machine import cores
 
 if TYPE_CHECKING:
     from loomsight.runtime.graphs import Graph
@@ -213,11 +214,6 @@ class _Flight:
             self.land()
         assert self._answer is not None  # noqa: S101 — it has landed
         return self._answer
-
-
-def cores() -> int:
-    """The processor's cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def answers(compiled: Compiled, batches: Iterable[Tiles]) -> Iterator[Answer]:

@@ -151,6 +151,7 @@ class GatedEngine:
         full: what looks at what passes.
         point: threshold, min_area and merge_gap of regions: what follows a region, and what is lost.
         worth: the share of blocks that may pass before looking at all of it would be quicker.
+        audits: look at every :data:`AUDIT`-th picture in full.
     """
 
     def __init__(
@@ -162,9 +163,10 @@ class GatedEngine:
         *,
         point: tuple[float, int, int],
         worth: float = 1.0,
+        audits: bool = True,
     ) -> None:
         self._gate, self._threshold, self._channels, self.full = gate, threshold, channels, full
-        self._point, self._worth = point, worth
+        self._point, self._worth, self._audits = point, worth, audits
         self.count = GateCount()
         self._seen = 0
 
@@ -204,11 +206,11 @@ class GatedEngine:
         """Which blocks of a picture pass, and the tiles that they are looked at in."""
         job = _Job(image, self._passing(pending))
         small = min(image.shape[:2]) < BLOCK + 2 * CONTEXT
-        job.audit = self._seen % AUDIT == 0 or small or self.count.off
+        job.audit = (self._audits and self._seen % AUDIT == 0) or small or self.count.off
         self._seen += 1
         self.count.blocks += job.passed.size
         self.count.passed += int(job.passed.sum())
-        if self._seen == _JUDGED and self.count.rate > self._worth:
+        if self._audits and self._seen == _JUDGED and self.count.rate > self._worth:
             self.count.off = True
         if not job.audit:
             job.tiles = [_around(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]

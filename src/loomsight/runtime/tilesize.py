@@ -20,6 +20,7 @@ import numpy as np
 from loomsight.errors import StorageError
 from loomsight.fabric.tiles import plan_tiles, tile_side
 from loomsight.files import read_json, write_json
+from loomsight.machine import cores, processor
 
 if TYPE_CHECKING:
     from loomsight.runtime.compiled import Compiled
@@ -37,7 +38,7 @@ def best_tile(compiled: Compiled, *, shared: int) -> tuple[int, int]:
         compiled: the network; measured where nothing is remembered of its runtime, in a few seconds.
         shared: pixels that neighbouring tiles share.
     """
-    key = f"{compiled.runtime}, {os.cpu_count()} × {_processor()}"
+    key = f"{compiled.runtime}, {cores()} × {processor()}"
     known = _remembered()
     if key in known:
         return known[key]
@@ -80,12 +81,3 @@ def _file() -> Path:
     else:
         root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "loomsight" / "tiles.json"
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

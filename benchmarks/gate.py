@@ -1,0 +1,109 @@
+"""What does the gate lose? Every region of the ungated engine, looked for in what the gated one gives.
+
+    python benchmarks/gate.py --profile denim --woven 2000
+    python benchmarks/gate.py --profile twill --pictures ../shared/data/aitex_f04
+
+The same engine scores each picture in full and behind its gate, at the profile's own threshold. A region of
+the full map is lost when no region of the gated one touches its box. Woven frames have random defects; a
+folder's pictures are all those below it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loomsight.demo import DENIM
+from loomsight.fabric.images import find_images, read_image
+from loomsight.fabric.regions import find_regions
+from loomsight.fabric.types import Picture, Region
+from loomsight.loom import weave
+from loomsight.profile import Profile
+
+FRAME = (512, 768)
+
+
+@dataclass
+class Tally:
+    """Pictures, true defects where known, regions of the full map, lost ones, and what passed."""
+
+    pictures: int = 0
+    defects: int = 0
+    regions: int = 0
+    lost: int = 0
+    lost_scores: tuple[float, ...] = ()
+    passed: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", type=Path, required=True)
+    parser.add_argument("--woven", type=int, help="defects of woven denim")
+    parser.add_argument("--pictures", type=Path, nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=500)
+    asked = parser.parse_args()
+    profile = Profile.open(asked.profile)
+    if profile.card.gate is None:
+        print(json.dumps({"profile": profile.name, "gate": None}))
+        return
+    tally = compare(profile, _woven(asked.woven, asked.seed) if asked.woven else _pictures(asked.pictures))
+    print(
+        f"{profile.name}: {tally.pictures} pictures, {tally.defects} woven defects, "
+        f"{tally.regions} regions in full, {tally.lost} lost ({tally.lost / max(1, tally.regions):.2%}); "
+        f"{tally.passed:.2%} of the blocks passed; the gate was set on {profile.card.gate.regions} regions"
+    )
+    print(json.dumps({"profile": profile.name, **tally.__dict__}))
+
+
+def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
+    """The full engine and the gated one, picture by picture."""
+    point, tally = profile.card.operating_point, Tally()
+    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
+    full = profile.engine(profile.fastest)
+    gate = profile.gated(full, audits=False)
+    if gate is None:
+        raise SystemExit("the profile has no gate")
+    scores = []
+    for image, defects in pictures:
+        whole = find_regions(full.score(image), point.threshold, **how)
+        (look,) = gate.looks([image])
+        kept = look.regions(point.threshold, **how)
+        lost = [one for one in whole if not any(_touch(one, other) for other in kept)]
+        tally.pictures += 1
+        tally.defects += defects
+        tally.regions += len(whole)
+        tally.lost += len(lost)
+        scores += [round(one.score, 3) for one in lost]
+    tally.lost_scores = tuple(scores)
+    tally.passed = gate.count.rate
+    return tally
+
+
+def _touch(a: Region, b: Region) -> bool:
+    return a.box[0] < b.box[2] and b.box[0] < a.box[2] and a.box[1] < b.box[3] and b.box[1] < a.box[3]
+
+
+def _woven(defects: int, seed: int) -> Iterator[tuple[Picture, int]]:
+    rng, made = np.random.default_rng(seed), 0
+    while made < defects:
+        cloth = weave(DENIM, *FRAME, rng, defects="random")
+        made += len(cloth.defects)
+        yield cloth.image, len(cloth.defects)
+
+
+def _pictures(folders: list[Path]) -> Iterator[tuple[Picture, int]]:
+    for folder in folders:
+        for part in ("good", "defect"):
+            for path in find_images(folder / part):
+                yield read_image(path), 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The gate: what it passes is looked at as a whole picture would be, no region is cut off, and it counts."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loomsight.errors import DatasetError
+from loomsight.fabric.images import to_grey
+from loomsight.fabric.light import Light
+from loomsight.fabric.regions import find_regions
+from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.tiles import Tile, cut, plan_tiles, tile_side
+from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.learn.gate import gate_threshold, learn_gate
+from loomsight.loom import ClothSpec, weave
+from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
+from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, blocks_of
+
+POINT = (0.5, 4, 5)
+
+
+class Dark:
+    """An engine that finds what is dark; it keeps how many pixels it looked at."""
+
+    def __init__(self, level: int = 128) -> None:
+        self.level, self.pixels = level, 0
+
+    def score(self, image: Picture) -> ScoreMap:
+        self.pixels += image.shape[0] * image.shape[1]
+        return np.asarray(np.clip((self.level - to_grey(image).astype(np.float32)) / 100, 0, 1))
+
+    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+        yield from map(self.score, images)
+
+    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+        for image, tiles in jobs:
+            yield [self.score(cut(image, tile)) for tile in tiles]
+
+    def corrected(self, image: Picture) -> Picture:
+        return image
+
+
+class Gate:
+    """A gate that fires where a cell is dark on average."""
+
+    runtime, step, depth = "test", CELL, 2
+
+    def start(self, tiles: Tiles) -> Ready:
+        _, height, width, _ = tiles.shape
+        assert height % CELL == 0
+        assert width % CELL == 0
+        cells = tiles[0, :, :, 0].reshape(height // CELL, CELL, -1, CELL).mean((1, 3))
+        answer: Answer = ((128 - cells.astype(np.float32))[None],)
+        return Ready(answer)
+
+
+def gated(full: Dark, **more: float) -> GatedEngine:
+    return GatedEngine(Gate(), 0.0, 1, full, point=POINT, **more)  # type: ignore[arg-type]
+
+
+def good(height: int = 768, width: int = 1024) -> Picture:
+    return np.full((height, width), 200, np.uint8)
+
+
+def after_the_first(engine: GatedEngine, images: Sequence[Picture]) -> list[SparseMap]:
+    """The looks at pictures that are no audit."""
+    return list(engine.looks([good(), *images]))[1:]
+
+
+def test_good_cloth_costs_the_networks_nothing_and_has_no_region() -> None:
+    full = Dark()
+    looks = list(gated(full).looks([good()] * 5))
+    assert full.pixels == 768 * 1024  # the first is an audit
+    assert [look.windows for look in looks[1:]] == [[]] * 4
+    assert looks[1].highest == 0
+    assert looks[1].regions(0.5) == []
+    assert not looks[1].dense().any()
+
+
+@pytest.mark.parametrize("place", [(0, 0, 40, 40), (288, 480, 352, 544), (728, 984, 768, 1024)])
+def test_a_defect_is_found_where_and_as_it_would_be_without_a_gate(place: tuple[int, int, int, int]) -> None:
+    image = good()
+    top, left, bottom, right = place
+    image[top:bottom, left:right] = 0
+    full = Dark()
+    (look,) = after_the_first(gated(full), [image])
+    assert look.regions(0.5, min_area=4) == find_regions(Dark().score(image), 0.5, min_area=4)
+    assert not look.complete
+    assert full.pixels < 768 * 1024 * 1.4
+
+
+def test_a_region_is_followed_into_blocks_that_the_gate_did_not_pass() -> None:
+    image = good()
+    image[380:388, 100:900] = 0  # thin: only the blot below makes its cell dark
+    image[384:416, 480:512] = 0
+    engine = gated(Dark())
+    (look,) = after_the_first(engine, [image])
+    assert engine.count.passed == 1
+    assert look.regions(0.5) == find_regions(Dark().score(image), 0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(192, 500), st.integers(192, 500), st.integers(0, 2**32 - 1))
+def test_pictures_of_any_size_give_the_regions_of_the_whole(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = good(height, width)
+    for _ in range(3):
+        y, x = int(rng.integers(height)), int(rng.integers(width))
+        image[y : y + 40, x : x + 40] = 0
+    (look,) = after_the_first(gated(Dark()), [image])
+    passed = gated(Dark()).passed(image)
+    for region in find_regions(Dark().score(image), 0.5):
+        x0, y0, x1, y1 = region.box
+        if passed[y0 // BLOCK : (y1 - 1) // BLOCK + 1, x0 // BLOCK : (x1 - 1) // BLOCK + 1].all():
+            assert region in look.regions(0.5)
+
+
+def test_a_small_picture_is_looked_at_in_full() -> None:
+    image = good(150, 400)
+    image[20:30, 20:30] = 0
+    (look,) = after_the_first(gated(Dark()), [image])
+    assert look.complete
+    assert len(look.regions(0.5)) == 1
+
+
+def test_audits_count_what_the_gate_would_have_lost() -> None:
+    image = good()
+    image[100:104, 100:130] = 0  # too small for the gate
+    image[300:340, 300:340] = 0
+    engine = gated(Dark())
+    list(engine.looks([image] * (AUDIT + 1)))
+    count = engine.count
+    assert (count.audits, count.regions, count.lost) == (2, 4, 2)
+    assert count.blocks == (AUDIT + 1) * 6 * 8
+    assert 0 < count.rate < 0.1
+
+
+def test_a_gate_that_passes_too_much_is_switched_off() -> None:
+    full = Dark()
+    engine = gated(full, worth=0.3)
+    looks = list(engine.looks([good() // 4] * 30))
+    assert engine.count.off
+    assert all(look.complete for look in looks[20:])
+
+
+def test_a_block_passes_with_any_of_its_cells() -> None:
+    cells = np.zeros((9, 5), np.bool_)
+    cells[8, 4] = cells[0, 0] = True
+    assert blocks_of(cells).tolist() == [[True, False], [False, False], [False, True]]
+
+
+def test_its_network_gives_a_logit_for_each_cell() -> None:
+    network = GateNetwork(1).eval().requires_grad_(False)
+    (cells,) = TorchCompiled(GateGraph(network)).start(np.zeros((2, 96, 160, 1), np.uint8)).wait()
+    assert cells.shape == (2, 3, 5)
+
+
+def test_it_learns_from_the_engine_where_something_is_found() -> None:
+    spec = ClothSpec(structure="plain", warp_colour=(200, 200, 200), weft_colour=(190, 190, 190))
+    rng = np.random.default_rng(1)
+    cloth = [np.maximum(to_grey(weave(spec, 256, 256, rng).image), 140) for _ in range(3)]
+    dark = Dark(139)
+    learned = learn_gate(dark, cloth, 0.1, seconds=12, seed=0)  # type: ignore[arg-type]
+    assert learned.network.channels == 1
+    gate = TorchCompiled(GateGraph(learned.network))
+    threshold, regions = gate_threshold(gate, learned.held, 0.1, min_area=4, merge_gap=5)
+    assert regions > 133
+    assert np.isfinite(threshold)
+    fresh = np.maximum(to_grey(weave(spec, 256, 256, np.random.default_rng(2)).image), 140)
+    spotted = fresh.copy()
+    spotted[100:120, 60:90] = 20
+    engine = GatedEngine(gate, threshold, 1, dark, point=(0.1, 4, 5))  # type: ignore[arg-type]
+    assert engine.passed(spotted)[0, 0]
+    assert engine.passed(fresh).mean() <= engine.passed(spotted).mean()
+
+
+def test_too_few_regions_promise_nothing() -> None:
+    threshold, regions = gate_threshold(
+        Gate(), [(good()[..., None], Dark().score(good()))], 0.5, min_area=4, merge_gap=5
+    )
+    assert (threshold, regions) == (-np.inf, 0)
+
+
+def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:
+    with pytest.raises(DatasetError, match="192 × 192"):
+        learn_gate(Dark(), [good(100, 400)], 0.5, seconds=1)  # type: ignore[arg-type]
+
+
+# --- what it stands on -----------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_sparse_map_says_what_its_dense_map_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dense = np.zeros((90, 120), np.float32)
+    windows = []
+    for top, left in ((0, 0), (50, 10), (10, 80)):
+        own = rng.random((30, 35), np.float32)
+        own[[0, -1]] = own[:, [0, -1]] = 0
+        dense[top : top + 30, left : left + 35] = own
+        windows.append((top, left, own))
+    sparse = SparseMap((90, 120), windows)
+    assert np.array_equal(sparse.dense(), dense)
+    assert sparse.highest == dense.max()
+    assert sparse.regions(0.7, min_area=2, merge_gap=1) == find_regions(dense, 0.7, min_area=2, merge_gap=1)
+    y0, x0 = int(rng.integers(80)), int(rng.integers(100))
+    assert np.array_equal(sparse.part(y0, x0, 90, 120), dense[y0:, x0:])
+    assert SparseMap.whole(dense).complete
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 3000), st.sampled_from([256, 512, 1024]))
+def test_the_side_of_a_tile_is_a_multiple_and_fits(length: int, largest: int) -> None:
+    side = tile_side(length, largest, step=16, shared=80)
+    assert side % 16 == 0
+    assert side <= largest or side - length < 16
+    tiles = plan_tiles(length, length, tile=side, overlap=min(80, side - 1))
+    if side <= length:
+        assert all(tile.y1 <= length for tile in tiles)
+    else:
+        assert len(tiles) == 1
+        assert side - length < 16
+
+
+def test_parts_are_evened_as_the_whole_picture_is() -> None:
+    cloth = weave(ClothSpec(), 400, 600, np.random.default_rng(3)).image
+    lamp = np.linspace(0.7, 1.2, 600)[None, :, None]
+    image = (cloth * lamp).clip(0, 255).astype(np.uint8)
+    light = Light.of([cloth])
+    whole = light.even(image).astype(int)
+    boxes = [(0, 0, 192, 192), (208, 400, 400, 592)]
+    for (top, left, bottom, right), part in zip(boxes, light.even_at(image, boxes), strict=True):
+        assert (
+            np.abs(part.astype(int) - whole[top:bottom, left:right]).mean() < 4
+        )  # of a contrast that is stretched
