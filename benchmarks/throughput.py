@@ -139,6 +139,7 @@ def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
         raise SystemExit("the profile has no gate")
     point = profile.card.operating_point
     how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
+    megapixels = sum(image.shape[0] * image.shape[1] for image in roll) / 1e6
     print("| files | decoding alone | gated engine alone | both, as a line | cores busy |")
     print("|---|---|---|---|---|")
     for suffix in ("png", "jpg"):

@@ -1,8 +1,9 @@
 """How large a tile should be, measured on this machine at first use and remembered.
 
 A large tile wastes little on its borders, a small one stays in the processor's cache: which matters more is
-different for each runtime and each processor, by a factor of two. What was measured is kept in the user's
-cache folder, ``loomsight/tiles.json``; to measure again, remove it.
+different for each processor, by a factor of two. What the first engine that runs here measured holds for all,
+so that all see the same tiles and give the same scores. It is kept in the user's cache folder,
+``loomsight/tiles.json``; to measure again, remove it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def best_tile(compiled: Compiled, *, shared: int) -> tuple[int, int]:
     """The height and the width of a tile, at most, with which a network is fastest here.
 
     Args:
-        compiled: the network; measured where nothing is remembered of its runtime, in a few seconds.
+        compiled: the network that is measured where nothing is remembered, in a few seconds.
         shared: pixels that neighbouring tiles share.
     """
-    key = f"{compiled.runtime}, {cores()} × {processor()}"
+    key = f"{cores()} × {processor()}"
     known = _remembered()
     if key in known:
         return known[key]
