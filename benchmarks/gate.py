@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,6 @@ class Tally:
     defects: int = 0
     regions: int = 0
     lost: int = 0
-    lost_scores: tuple[float, ...] = ()
     passed: float = 0.0
 
 
@@ -57,9 +56,9 @@ def main() -> None:
     print(
         f"{profile.name}: {tally.pictures} pictures, {tally.defects} woven defects, "
         f"{tally.regions} regions in full, {tally.lost} lost ({tally.lost / max(1, tally.regions):.2%}); "
-        f"{tally.passed:.2%} of the blocks passed; the gate was set on {profile.card.gate.regions} regions"
+        f"{tally.passed:.2%} of the blocks passed; the gate was set on {profile.card.gate.defects} defects"
     )
-    print(json.dumps({"profile": profile.name, **tally.__dict__}))
+    print(json.dumps({"profile": profile.name, **asdict(tally)}))
 
 
 def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
@@ -70,7 +69,6 @@ def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
     gate = profile.gated(full, audits=False)
     if gate is None:
         raise SystemExit("the profile has no gate")
-    scores = []
     for image, defects in pictures:
         whole = find_regions(full.score(image), point.threshold, **how)
         (look,) = gate.looks([image])
@@ -80,8 +78,6 @@ def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
         tally.defects += defects
         tally.regions += len(whole)
         tally.lost += len(lost)
-        scores += [round(one.score, 3) for one in lost]
-    tally.lost_scores = tuple(scores)
     tally.passed = gate.count.rate
     return tally
 

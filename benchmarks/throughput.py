@@ -27,7 +27,7 @@ import psutil
 
 from loomsight.demo import DENIM
 from loomsight.fabric.images import find_images, read_images, write_png
-from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture
 from loomsight.inspection.line import inspect
 from loomsight.inspection.sources import Pictures, Prefetched
@@ -78,7 +78,7 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
             looks = (
                 engine.looks(pictures)
                 if hasattr(engine, "looks")
-                else map(SparseMap.whole, engine.scores(pictures))
+                else map(Look.whole, engine.scores(pictures))
             )
             found[name] = sum(len(look.regions(point.threshold, **how)) for look in looks)
             return megapixels * len(pictures) / len(roll)

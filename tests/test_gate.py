@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
+from loomsight.fabric.look import Look
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.sparse import SparseMap
 from loomsight.fabric.tiles import Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.gate import gate_threshold, learn_gate
@@ -65,7 +65,7 @@ def good(height: int = 768, width: int = 1024) -> Picture:
     return np.full((height, width), 200, np.uint8)
 
 
-def after_the_first(engine: GatedEngine, images: Sequence[Picture]) -> list[SparseMap]:
+def after_the_first(engine: GatedEngine, images: Sequence[Picture]) -> list[Look]:
     """The looks at pictures that are no audit."""
     return list(engine.looks([good(), *images]))[1:]
 
@@ -203,13 +203,13 @@ def test_a_sparse_map_says_what_its_dense_map_says(seed: int) -> None:
         own[[0, -1]] = own[:, [0, -1]] = 0
         dense[top : top + 30, left : left + 35] = own
         windows.append((top, left, own))
-    sparse = SparseMap((90, 120), windows)
+    sparse = Look((90, 120), windows)
     assert np.array_equal(sparse.dense(), dense)
     assert sparse.highest == dense.max()
     assert sparse.regions(0.7, min_area=2, merge_gap=1) == find_regions(dense, 0.7, min_area=2, merge_gap=1)
     y0, x0 = int(rng.integers(80)), int(rng.integers(100))
     assert np.array_equal(sparse.part(y0, x0, 90, 120), dense[y0:, x0:])
-    assert SparseMap.whole(dense).complete
+    assert Look.whole(dense).complete
 
 
 @settings(max_examples=200, deadline=None)

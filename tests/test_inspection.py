@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import write_png
-from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.inspection.line import Inspection, check_out, inspect
 from loomsight.inspection.record import Found, Record
@@ -313,7 +313,7 @@ def test_the_gallery_keeps_the_surest_and_few_of_one_picture() -> None:
         for part in range(8):
             region = Region((4 * part, 4, 4 * part + 3, 8), 12, 4.0, (index * 8 + part + 1) / 100)
             founds.append(Found(f"{index}.png", index, region, 0.0, 0.0))
-        gallery.offer(founds, image, SparseMap.whole(score), 0.5)
+        gallery.offer(founds, image, Look.whole(score), 0.5)
     kept = [(crop.found.index, round(crop.found.region.score, 2)) for crop in gallery.crops()]
     assert kept == [(9, 0.8), (9, 0.79), (9, 0.78), (9, 0.77), (8, 0.72), (8, 0.71)]
 

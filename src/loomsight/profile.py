@@ -144,17 +144,19 @@ class EngineCard(Config):
 class GateCard(Config):
     """What says of most cloth that it is surely good.
 
-    ``threshold`` is the logit from which on a cell passes, ``worth`` the share of blocks that may pass
-    before looking at everything would be quicker, ``rate`` the share that passed of good cloth, ``regions``
-    the number of regions that the threshold was set on.
+    ``threshold`` is the logit from which on a cell passes, ``near`` the score from which on a block that
+    passed is looked at once more, ``worth`` the share of blocks that may pass
+    before looking at everything would be quicker, ``rate`` the share that passed of good cloth, ``defects``
+    the number of made defects that the thresholds were set on.
     """
 
     precision: Literal["fp32", "int8"]
     channels: Literal[1, 3]
     threshold: float = Field(allow_inf_nan=False)
+    near: float = Field(ge=0, le=1)
     worth: float
     rate: float
-    regions: int
+    defects: int
 
 
 class Card(Config):
@@ -593,6 +595,7 @@ class Profile:
         return GatedEngine(
             gate,
             card.threshold,
+            card.near,
             card.channels,
             engine,
             point=(point.threshold, point.min_area, point.merge_gap),

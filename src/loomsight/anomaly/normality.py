@@ -32,7 +32,7 @@ from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
-from loomsight.fabric.tiles import Tile, score_tiles
+from loomsight.fabric.tiles import Mosaic, Tile, cut
 from loomsight.fabric.types import Mask, Picture, ScoreMap
 
 TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see score_tiles
@@ -46,6 +46,9 @@ _FEW = 200  # places of good cloth: with fewer a context has no expectation of i
 _SHOWN = 8_000_000  # pixels of those learned from, and of those held back, that expectations come from
 _LIGHT = 16  # pictures that the light is read from
 _BELOW = 0.2  # by so much at most a calm context lowers what is expected
+
+
+Box = tuple[int, int, int, int]
 
 
 class Method(Protocol):
@@ -194,30 +197,39 @@ class Normality:
         self._excess = max(0.0, float(np.median(strange)) - self._typical)
         return self._scored(strange, taught)
 
-    def look_at(
-        self, image: Picture, tiles: Sequence[Tile]
-    ) -> list[tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]]:
-        """The same of some tiles of a picture, which lie within it.
+    def look_where(
+        self, image: Picture, boxes: Sequence[Box]
+    ) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None, Mask]:
+        """The same of some boxes of a picture, xyxy pixels, and where it is known: there and around them.
 
         By how much the picture is stranger as a whole is not seen in parts of it: what the last whole
         picture showed counts.
         """
+        even = self._light.even(image)
+        strange, taught = self._said(even, boxes)
+        mosaic = _mosaic(even)
+        return *self._scored(strange, taught), mosaic.known(mosaic.covering(boxes))
+
+    def look_at(
+        self, image: Picture, tiles: Sequence[Tile]
+    ) -> list[tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]]:
+        """Nearly the same of some tiles within a picture, without a look at what is around them."""
         if not tiles:
             return []
         parts = self._light.even_at(image, tiles)
         return [self._scored(*self._said(part)) for part in parts]
 
     def _said(
-        self, even: Picture
+        self, even: Picture, boxes: Sequence[Box] | None = None
     ) -> tuple[Float[NDArray[np.float32], "h w"], Float[NDArray[np.float32], "h w"] | None]:
         """How strange each place of an evenly lit picture is, and what was taught of it, in tails."""
         around = _around(even)
         strange = np.zeros(even.shape[:2], np.float32)
         taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
-            strange += expected.beyond(around, _tiled(method.strangeness, even)) / len(self._methods)
+            strange += expected.beyond(around, _tiled(method.strangeness, even, boxes)) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
-                taught = _tiled(method.recognised, even) / np.float32(expected.tail)
+                taught = _tiled(method.recognised, even, boxes) / np.float32(expected.tail)
         return strange, taught
 
     def _scored(
@@ -353,11 +365,18 @@ def _around(even: Picture) -> Float[NDArray[np.float32], "h w"]:
 
 
 def _tiled(
-    strangeness: Callable[[Picture], Float[NDArray[np.float32], "h w"]], even: Picture
+    strangeness: Callable[[Picture], Float[NDArray[np.float32], "h w"]],
+    even: Picture,
+    boxes: Sequence[Box] | None = None,
 ) -> Float[NDArray[np.float32], "h w"]:
+    """What a method says of a picture, tile by tile; of those tiles that have a say in the boxes."""
+    mosaic = _mosaic(even)
+    for number in range(len(mosaic.tiles)) if boxes is None else mosaic.covering(boxes):
+        mosaic.put(number, strangeness(cut(even, mosaic.tiles[number])))
+    return mosaic.map
+
+
+def _mosaic(even: Picture) -> Mosaic:
     height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in even.shape[:2])
     tile = min(height, TILE[0]), min(width, TILE[1])
-    one_by_one: Callable[[NDArray[np.uint8]], NDArray[np.float32]] = lambda tiles: np.stack(  # noqa: E731
-        [strangeness(part) for part in tiles]
-    )
-    return score_tiles(even, one_by_one, tile=tile, overlap=OVERLAP, border=BORDER, batch=1)
+    return Mosaic((even.shape[0], even.shape[1]), tile=tile, overlap=OVERLAP, border=BORDER)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.types import Mask, Picture, ScoreMap
 
 
 class Tile(NamedTuple):
@@ -84,6 +84,10 @@ class Canvas:
             grid = f"{len(self._rows)} rows and {len(self._columns)} columns"
             raise ValueError(f"{len(tiles)} tiles are no grid of {grid}")
         self.array = np.zeros(shape, np.float32)
+
+    def weight(self, tile: Tile) -> Float[NDArray[np.float32], "h w"]:
+        """By how much each pixel of a tile counts, within the picture; all tiles sum to one."""
+        return np.outer(self._rows[tile.y0, tile.y1], self._columns[tile.x0, tile.x1])
 
     def add(self, tile: Tile, value: NDArray[Any]) -> None:
         """Blend a tile's values in: HW or HWC, whole numbers or floats; what lies beyond the picture is not.
@@ -182,13 +186,38 @@ class Mosaic:
         Raises:
             ValueError: they have the wrong shape.
         """
-        tile, core = self.tiles[self._done], self._cores[self._done]
+        self.put(self._done, scores)
+        self._done += 1
+        return self._done == len(self.tiles)
+
+    def put(self, number: int, scores: NDArray[np.float32]) -> None:
+        """Take the scores of a tile.
+
+        Raises:
+            ValueError: they have the wrong shape.
+        """
+        tile, core = self.tiles[number], self._cores[number]
         if scores.shape != (tile.y1 - tile.y0, tile.x1 - tile.x0):
             raise ValueError(f"scores must be {(tile.y1 - tile.y0, tile.x1 - tile.x0)}, got {scores.shape}")
         part = scores[core.y0 - tile.y0 : core.y1 - tile.y0, core.x0 - tile.x0 : core.x1 - tile.x0]
         self._canvas.add(core, part)
-        self._done += 1
-        return self._done == len(self.tiles)
+
+    def covering(self, boxes: Iterable[tuple[int, int, int, int]]) -> list[int]:
+        """The tiles that have a say in some boxes: of each left, top, right and bottom."""
+        needed = set()
+        for left, top, right, bottom in boxes:
+            for number, core in enumerate(self._cores):
+                if core.x0 < right and left < core.x1 and core.y0 < bottom and top < core.y1:
+                    needed.add(number)
+        return sorted(needed)
+
+    def known(self, put: Iterable[int]) -> Mask:
+        """Where the map is whole although only these tiles were put."""
+        total = np.zeros(self.map.shape, np.float32)
+        for number in put:
+            y0, x0, y1, x1 = self._cores[number]
+            total[max(y0, 0) : y1, max(x0, 0) : x1] += self._canvas.weight(self._cores[number])
+        return np.asarray(total > 0.999, np.bool_)
 
     @property
     def map(self) -> ScoreMap:

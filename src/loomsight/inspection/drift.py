@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 
 from loomsight.anomaly.drift import ONE_SIDED, measure
-from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture
 from loomsight.profile import Profile
 
@@ -31,7 +31,7 @@ class DriftCheck:
         self._last: deque[tuple[str, dict[str, float]]] = deque(maxlen=_WINDOW)
         self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
 
-    def look(self, index: int, name: str, picture: Picture, score: SparseMap) -> None:
+    def look(self, index: int, name: str, picture: Picture, score: Look) -> None:
         """Measure picture number ``index`` if it is one of the sample."""
         if self._card is None or index % self._every:
             return

@@ -25,7 +25,7 @@ from loomsight import __version__
 from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.fabric.images import encode_png, write_png
-from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.drift import DriftCheck
@@ -260,7 +260,7 @@ class _Looking:
             engine = own
         self.engine = engine
 
-    def looks(self, frames: Iterable[Frame | Unread]) -> Iterator[tuple[Frame | Unread, Look]]:
+    def looks(self, frames: Iterable[Frame | Unread]) -> Iterator[tuple[Frame | Unread, Seen]]:
         """Every item with what was seen, in order; frames are drawn ahead."""
         waiting: deque[Frame | Unread] = deque()
 
@@ -277,20 +277,20 @@ class _Looking:
         while waiting:
             yield waiting.popleft(), None
 
-    def _seen(self, images: Iterable[Picture]) -> Iterator[SparseMap | LoomsightError]:
+    def _seen(self, images: Iterable[Picture]) -> Iterator[Look | LoomsightError]:
         if self.gate is not None:
             yield from self.gate.looks(images)
         elif isinstance(self.engine, Streamer):
-            yield from map(SparseMap.whole, self.engine.scores(images))
+            yield from map(Look.whole, self.engine.scores(images))
         else:
             for image in images:
                 try:
-                    yield SparseMap.whole(self.engine.score(image))
+                    yield Look.whole(self.engine.score(image))
                 except LoomsightError as error:
                     yield error
 
 
-Look = SparseMap | LoomsightError | None
+Seen = Look | LoomsightError | None
 
 
 class _Walk:
@@ -363,7 +363,7 @@ class _Walk:
                 f"be read, {ledger.failed:,} got no answer from the network."
             )
 
-    def _frame(self, frame: Frame, look: Look, record: Record) -> None:
+    def _frame(self, frame: Frame, look: Seen, record: Record) -> None:
         result, image = self.result, frame.image
         height, width = image.shape[:2]
         length, across = (height, width) if result.along == "y" else (width, height)
@@ -415,7 +415,7 @@ class _Walk:
         result.defective += bool(founds)
         result.highest = max([result.highest, score.highest, *(region.score for region in regions)])
 
-    def _regions(self, image: Picture, score: SparseMap) -> list[Region]:
+    def _regions(self, image: Picture, score: Look) -> list[Region]:
         point, card = self._point, self.profile.card.detector
         if self._detector is not None and card is not None:
             regions = fuse(score.dense(), self._detector.detect(image), card.fusion)
@@ -515,7 +515,7 @@ def _write_results(walk: _Walk, record: Record, work: Path) -> None:
     write_report(result, profile, png, crops, walk.gaps).write(work / "report.html")
 
 
-def _checked(look: Look, image: Picture) -> SparseMap:
+def _checked(look: Seen, image: Picture) -> Look:
     """What was seen of a picture.
 
     Raises:
@@ -526,7 +526,7 @@ def _checked(look: Look, image: Picture) -> SparseMap:
     if look is None or look.shape != image.shape[:2]:
         shape = None if look is None else look.shape
         raise LoomsightError("no score map", why=f"the network gave {shape} for {image.shape[:2]} pixels")
-    if not all(np.isfinite(score).all() for _, _, score in look.windows):
+    if look.score is not None and not np.isfinite(look.score).all():
         raise LoomsightError("no score map", why="the network's answer is not a number")
     return look
 

@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 from loomsight import page
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.images import to_rgb
-from loomsight.fabric.sparse import SparseMap
+from loomsight.fabric.look import Look
 from loomsight.fabric.types import UNKNOWN, Picture
 from loomsight.inspection.record import Found, Gap
 
@@ -55,7 +55,7 @@ class Gallery:
     _heap: list[tuple[float, int, Crop]] = field(default_factory=list)
     _seen: int = 0
 
-    def offer(self, founds: Sequence[Found], image: Picture, look: SparseMap, threshold: float) -> None:
+    def offer(self, founds: Sequence[Found], image: Picture, look: Look, threshold: float) -> None:
         """Offer all regions of one picture; a crop is cut only of those that are kept."""
         best = sorted(founds, key=lambda found: (-found.region.score, -found.region.area))[:PER_PICTURE]
         for found in best:
@@ -75,7 +75,7 @@ class Gallery:
         return [crop for _, _, crop in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
-def cut_crop(image: Picture, look: SparseMap, box: tuple[int, int, int, int], threshold: float) -> bytes:
+def cut_crop(image: Picture, look: Look, box: tuple[int, int, int, int], threshold: float) -> bytes:
     """A region in its surroundings, outlined, and beside it its score map: JPEG bytes, 966 × 360.
 
     Args:

@@ -1,12 +1,12 @@
 """How a gate is learned: the profile's own engine tells it where on this fabric it would find something.
 
-1. Windows of good cloth get defects drawn into them, a few each; good pictures stay as they are. The engine
-   scores them all.
+1. Three of four windows of good cloth get a defect drawn into them. The engine scores them all.
 2. The gate learns, for each cell, how sure the engine is at its surest place. Half of the windows are kept
    back.
-3. Its threshold is set on these: of the regions that the engine finds there, at most the promised share may
-   lie where the gate says nothing, with the finite-sample correction of conformal prediction (Vovk et al.,
-   *Algorithmic Learning in a Random World*, 2005).
+3. Two thresholds are set on these, the gate's and that of the quick look behind it. What the engine finds in
+   one window is one defect, in however many regions: it is kept when one of its blocks passes both, for then
+   the engine sees all around it. At most the promised share may be lost, with the finite-sample correction of
+   conformal prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
 4. On good cloth it is seen how much passes, and on this machine what the gate and the networks take. A gate
    that does not pay is not kept.
 """
@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -27,15 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loomsight.errors import DatasetError
-from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.scores import logits
-from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled
-from loomsight.runtime.engine import SegmenterEngine, UnionEngine
-from loomsight.runtime.gate import BLOCK, CELL, CONTEXT, GateNetwork
+from loomsight.runtime.gate import BLOCK, CELL, CONTEXT, FullEngine, GateNetwork, around, gate_input, own
 from loomsight.training.loop import TrainSettings, fit
 
 if TYPE_CHECKING:
@@ -43,11 +41,12 @@ if TYPE_CHECKING:
 
 LOST = 0.01
 """The share of the engine's regions that the gate may lose."""
-_PROMISED = 0.75 * LOST  # real defects are not those that are drawn
-_SIDE = 320  # pixels of a window, where the pictures are so large
-_DEFECTS = (2, 4)  # in a window
-_WINDOWS = 600
+_PROMISED = 0.75 * LOST  # of both together: real defects are not those that are drawn
+_FEWEST = 130  # defects that are found: with fewer nothing can be promised
+_WINDOW = (256, 384)  # pixels, where the pictures are so large
+_PIXELS = 64_000_000  # of all windows
 _LEAST_WINDOWS = 40
+_CROP = 224  # pixels a side of what is learned from at a time
 _STEPS = 1500
 _BATCH = 8
 _HEAVIER = 8.0  # a cell where the engine is sure, against one where it is not
@@ -61,7 +60,7 @@ class LearnedGate:
 
     Attributes:
         network: the gate.
-        held: what was kept back: windows in the gate's channels, uint8 HWC, and the engine's scores of them.
+        held: what was kept back: windows and the engine's scores of them.
     """
 
     network: GateNetwork
@@ -86,7 +85,7 @@ class _GateTask:
 
 
 def learn_gate(
-    engine: SegmenterEngine | UnionEngine,
+    engine: FullEngine,
     good: Sequence[Picture],
     threshold: float,
     *,
@@ -110,19 +109,24 @@ def learn_gate(
     if not large:
         raise DatasetError("no gate can be learned", why="no good picture has 192 × 192 pixels")
     grey = all(image.ndim == 2 or bool((image[..., :1] == image[..., 1:]).all()) for image in large)
-    side = min(_SIDE, min(min(image.shape[:2]) for image in large) // CELL * CELL)
+    size = [
+        min(most, min(image.shape[axis] for image in large) // CELL * CELL)
+        for axis, most in enumerate(_WINDOW)
+    ]
+    windows = max(_LEAST_WINDOWS, _PIXELS // (size[0] * size[1]))
     began, rng = time.monotonic(), np.random.default_rng([seed, 11])
     seen: list[tuple[Picture, ScoreMap]] = []
-    while len(seen) < _WINDOWS:
-        seen.append(_scored(engine, _window(large, side, rng, made=len(seen) % 4 != 3)))
-        progress.step("windows for the gate", len(seen), _WINDOWS)
+    while len(seen) < windows:
+        window = _window(large, (size[0], size[1]), rng)
+        seen.append((window, engine.score(window)))
+        progress.step("windows for the gate", len(seen), windows)
         if len(seen) >= _LEAST_WINDOWS and time.monotonic() - began > _SHARE * seconds:
             break
-    seen = [(_in(image, grey), score) for image, score in seen]
-    learned, held = seen[::2], seen[1::2]
+    channels: Literal[1, 3] = 1 if grey else 3
+    learned, held = [(gate_input(image, channels), score) for image, score in seen[::2]], seen[1::2]
     levels = np.stack([image[::4, ::4] for image, _ in learned])
     torch.manual_seed(seed)
-    network = GateNetwork(1 if grey else 3, float(levels.mean()), max(float(levels.std()), 1.0))
+    network = GateNetwork(channels, float(levels.mean()), max(float(levels.std()), 1.0))
     fit(
         _GateTask(network),
         _batches(learned, threshold, seed),
@@ -140,51 +144,88 @@ def learn_gate(
     return LearnedGate(network, held)
 
 
-def gate_threshold(
+@dataclass(frozen=True, slots=True)
+class GateThresholds:
+    """What a gate is set to.
+
+    Attributes:
+        cell: the logit from which on a cell passes; near: the score in a quick look from which on a block is
+            looked at once more.
+        defects: on how many that the engine found both were set; with too few they let everything through.
+    """
+
+    cell: float
+    near: float
+    defects: int
+
+
+def gate_thresholds(
     gate: Compiled,
+    channels: int,
+    engine: FullEngine,
     held: Sequence[tuple[Picture, ScoreMap]],
     threshold: float,
     *,
     min_area: int,
     merge_gap: int,
-) -> tuple[float, int]:
-    """The logit from which on a cell passes, and on how many regions it was set.
+) -> GateThresholds:
+    """Set a gate, and the quick look behind it.
 
     Args:
-        gate: ready to run, as it will run on the line.
+        gate: ready to run, as it will run on the line; channels: of its network.
+        engine: what stands behind it.
         held: see :class:`LearnedGate`.
         threshold, min_area, merge_gap: of the engine's regions.
-
-    Returns:
-        minus infinity where there were too few regions to promise anything.
     """
-    surest = []
+    surest, nearest = [], []
     for image, score in held:
-        cells = gate.start(image[None]).wait()[0][0]
-        for region in find_regions(score, threshold, min_area=min_area, merge_gap=merge_gap):
-            x0, y0, x1, y1 = region.box
-            over = score[y0:y1, x0:x1] >= threshold
-            rows, columns = np.nonzero(over)
-            surest.append(float(cells[(rows + y0) // CELL, (columns + x0) // CELL].max()))
-    surest.sort()
-    rank = math.floor(_PROMISED * (len(surest) + 1))
-    # Too few to promise anything: everything passes, and the gate will not pay.
-    return (surest[rank - 1] if rank else -math.inf), len(surest)
+        found = find_regions(score, threshold, min_area=min_area, merge_gap=merge_gap)
+        if not found:
+            continue
+        cells = gate.start(gate_input(image, channels)[None]).wait()[0][0]
+        places = {place for one in found for place in _blocks(one)}
+        side = BLOCK // CELL
+        surest.append(
+            max(float(cells[y * side : (y + 1) * side, x * side : (x + 1) * side].max()) for y, x in places)
+        )
+        nearest.append(max(_quick_looks(engine, image, places)))
+    if len(surest) < _FEWEST:
+        return GateThresholds(-math.inf, 0.0, len(surest))
+    rank = max(1, math.floor(_PROMISED / 2 * (len(surest) + 1))) - 1
+    return GateThresholds(sorted(surest)[rank], min(sorted(nearest)[rank], threshold), len(surest))
+
+
+def _quick_looks(engine: FullEngine, image: Picture, places: set[tuple[int, int]]) -> list[float]:
+    """The highest score of each of some blocks in a quick look."""
+    tiles = [around(image, *place) for place in places]
+    (scores,) = engine.jobs([(image, tiles)])
+    looked = zip(places, tiles, scores, strict=True)
+    return [float(own(image, *place, tile, score).max()) for place, tile, score in looked]
+
+
+def _blocks(region: Region) -> list[tuple[int, int]]:
+    """The blocks that a region's box touches."""
+    x0, y0, x1, y1 = region.box
+    rows, columns = range(y0 // BLOCK, (y1 - 1) // BLOCK + 1), range(x0 // BLOCK, (x1 - 1) // BLOCK + 1)
+    return [(row, column) for row in rows for column in columns]
 
 
 def _batches(
     learned: Sequence[tuple[Picture, ScoreMap]], threshold: float, seed: int
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Batches of windows in another light each, and cut so that the cells lie elsewhere."""
-    side = learned[0][0].shape[0] - CELL
+    height, width = (min(_CROP, length - CELL) for length in learned[0][0].shape[:2])
 
     def batch(k: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([seed, 13, k])
         shown, sure = [], []
         for at in rng.integers(len(learned), size=_BATCH):
             image, score = learned[at]
-            top, left = rng.integers(CELL + 1, size=2)
-            own = slice(top, top + side), slice(left, left + side)
+            top, left = (
+                int(rng.integers(room - length + 1))
+                for room, length in zip(image.shape[:2], (height, width), strict=True)
+            )
+            own = slice(top, top + height), slice(left, left + width)
             gain = np.float32(np.exp(rng.uniform(-_LIGHT, _LIGHT)))
             shown.append((image[own] * gain).clip(0, 255))
             sure.append(_cells(score[own], threshold))
@@ -195,22 +236,14 @@ def _batches(
     return batch
 
 
-def _window(large: Sequence[Picture], side: int, rng: np.random.Generator, *, made: bool) -> Picture:
-    """A window of good cloth, with defects drawn into it or without."""
+def _window(large: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator) -> Picture:
+    """A window of good cloth; three of four have a defect drawn into them."""
     image = large[int(rng.integers(len(large)))]
-    top, left = (int(rng.integers(room - side + 1)) for room in image.shape[:2])
-    window = np.ascontiguousarray(image[top : top + side, left : left + side])
-    for _ in range(int(rng.integers(_DEFECTS[0], _DEFECTS[1] + 1)) if made else 0):
+    top, left = (int(rng.integers(room - side + 1)) for room, side in zip(image.shape[:2], size, strict=True))
+    window = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
+    if rng.random() < 0.75:
         window, _ = draw_defect(window, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
     return window
-
-
-def _scored(engine: SegmenterEngine | UnionEngine, window: Picture) -> tuple[Picture, ScoreMap]:
-    return window, engine.score(window)
-
-
-def _in(image: Picture, grey: bool) -> NDArray[np.uint8]:
-    return to_grey(image)[..., None] if grey else to_rgb(image)
 
 
 def _cells(score: ScoreMap, threshold: float) -> Float[NDArray[np.float32], "i j"]:

@@ -20,19 +20,20 @@ from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError, ExportError, UsageError
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.types import Picture
-from loomsight.learn.gate import gate_threshold, learn_gate
+from loomsight.learn.gate import gate_thresholds, learn_gate
 from loomsight.profile import ENGINES, EngineCard, GateCard, Profile
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import OpenVinoCompiled
 from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.export import Exported, Precision, Trials, export_network
-from loomsight.runtime.gate import OVERHEAD, GatedEngine, GateGraph
+from loomsight.runtime.gate import OVERHEAD, GatedEngine, GateGraph, gate_input
 from loomsight.runtime.graphs import DetectorGraph, FeaturesGraph, Graph, SegmenterGraph, StudentGraph
 
 GOOD_TILES = 24
 """Tiles of good cloth that exports are tried on, beside those with made defects."""
 WORTH = 0.8
 """A gate is kept where it and what it passes take less than this share of the time of looking at all."""
+_TIMED = 12  # good pictures that a gate is timed on
 _STRANGE = 0.99  # the share of the tiles' places that lies below the threshold of a student's trials
 
 
@@ -89,56 +90,68 @@ def _gate(
         progress.say(f"no gate: {error.why}")
         return None
     graph = GateGraph(learned.network)
-    tiles = np.stack([image for image, _ in learned.held[:GOOD_TILES]])
+    channels = learned.network.channels
+    tiles = np.stack([gate_input(image, channels) for image, _ in learned.held[:8]])
     exports = export_network(graph, "gate", Trials(tiles, None, 0.0), say=progress.say, free=True)
     cards = [_card(one, graph.step) for one in exports if one.precision != "fp16"]
     best: tuple[float, GateCard] | None = None
+    least = np.inf
     for card, model, weights in cards:
         if card.format != "openvino":
             continue
         gate = OpenVinoCompiled(model, weights, step=card.step, exact=card.precision == "fp32")
-        threshold, regions = gate_threshold(
-            gate, learned.held, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
+        found = gate_thresholds(
+            gate,
+            channels,
+            engine,
+            learned.held,
+            point.threshold,
+            min_area=point.min_area,
+            merge_gap=point.merge_gap,
         )
-        rate, share = _paying(gate, threshold, learned.network.channels, engine, pictures)
-        cost = share + rate * OVERHEAD
-        if np.isfinite(threshold) and cost < WORTH and (best is None or cost < best[0]):
+        if not np.isfinite(found.cell):
+            progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
+            return None
+        gated = GatedEngine(
+            gate,
+            found.cell,
+            found.near,
+            channels,
+            engine,
+            point=(point.threshold, point.min_area, point.merge_gap),
+            audits=False,
+        )
+        cost = _cost(gated, engine, pictures)
+        if cost < WORTH and (best is None or cost < best[0]):
             known = GateCard(
                 precision="int8" if card.precision == "int8" else "fp32",
-                channels=1 if learned.network.channels == 1 else 3,
-                threshold=threshold,
-                worth=(WORTH - share) / OVERHEAD,
-                rate=rate,
-                regions=regions,
+                channels=1 if channels == 1 else 3,
+                threshold=found.cell,
+                near=found.near,
+                worth=WORTH / OVERHEAD,
+                rate=gated.count.rate,
+                defects=found.defects,
             )
             best = cost, known
+        elif best is None:
+            least = min(least, cost)
     if best is None:
-        progress.say(f"no gate: it would pass {rate:.0%} of good cloth, and does not pay")
+        progress.say(f"no gate: it would take {least:.0%} of the time of looking at everything")
         return None
     return best[1], cards
 
 
-def _paying(
-    gate: OpenVinoCompiled,
-    threshold: float,
-    channels: int,
-    engine: SegmenterEngine | UnionEngine,
-    good: Sequence[Picture],
-) -> tuple[float, float]:
-    """The share of the blocks of good cloth that pass; and the gate's time as a share of the engine's."""
-    gated = GatedEngine(gate, threshold, channels, engine, point=(1.0, 1, 0))
-    some = [good[int(at)] for at in np.linspace(0, len(good) - 1, min(len(good), 40))]
-    passed = np.concatenate([gated.passed(image).ravel() for image in some])
-    one = some[:1]
-    list(engine.scores(one))  # the first call compiles
-    began = time.perf_counter()
-    list(engine.scores(one))
-    whole = time.perf_counter() - began
-    times = 20
-    began = time.perf_counter()
-    for _ in range(times):
-        gated.passed(one[0])
-    return float(passed.mean()), (time.perf_counter() - began) / times / whole
+def _cost(gated: GatedEngine, engine: SegmenterEngine | UnionEngine, good: Sequence[Picture]) -> float:
+    """The time that good cloth takes behind the gate, as a share of the time without."""
+    some = [good[int(at)] for at in np.linspace(0, len(good) - 1, min(len(good), _TIMED))]
+    took = []
+    for _ in range(2):  # the first time compiles
+        for work in (lambda: gated.looks(some), lambda: engine.scores(some)):
+            began = time.perf_counter()
+            for _ in work():
+                pass
+            took.append(time.perf_counter() - began)
+    return took[2] / took[3]
 
 
 def _networks(profile: Profile, *, discrete: bool) -> Iterator[tuple[str, Graph, Trials]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.memory import Memory
-from loomsight.anomaly.normality import Normality
+from loomsight.anomaly.normality import Box, Normality
 from loomsight.anomaly.student import padded_to
 from loomsight.detection.deeplab import Segmenter
 from loomsight.detection.joining import TileBoxes, join_tiles
@@ -27,7 +27,7 @@ from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
-from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap
+from loomsight.fabric.types import UNKNOWN, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
 from loomsight.runtime.graphs import DetectorGraph, SegmenterGraph, device
 from loomsight.runtime.tilesize import best_tile
@@ -102,6 +102,20 @@ class SegmenterEngine:
                     yield from landed()
         while flying:
             yield from landed()
+
+    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]:
+        """The scores of some boxes of a corrected picture, xyxy pixels, as :meth:`score` would give them.
+
+        Returns:
+            the map, 0 where it is not known; and where it is: in the boxes, and around them.
+        """
+        mosaic = self._plan(image)
+        needed = mosaic.covering(boxes)
+        flying = [(number, self._start(image, mosaic.tiles[number])) for number in needed]
+        for number, pending in flying:
+            mosaic.put(number, pending.wait()[0][0])
+        known = mosaic.known(needed)
+        return mosaic.map * known, known
 
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
         """The scores of some tiles of each picture, which is corrected; the step divides the tiles' sides."""
@@ -224,6 +238,13 @@ class UnionEngine:
         for known in self.known.scores(kept()):
             strange, calmed = self._normality.look(self.known.corrected(drawn.popleft()))
             yield self._point.unite(known, strange, calmed)
+
+    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]:
+        """The scores of some boxes of a corrected picture, see :meth:`SegmenterEngine.score_where`."""
+        known, sure = self.known.score_where(image, boxes)
+        strange, calmed, looked = self._normality.look_where(image, boxes)
+        both = sure & looked
+        return self._point.unite(known, strange, calmed) * both, both
 
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
         """The scores of some tiles of each picture, see :meth:`SegmenterEngine.jobs`."""

@@ -6,10 +6,11 @@ spends a few hundred. It was distilled from the profile's own networks on the fa
 threshold keeps all but the hundredth region that they find.
 
 1. The gate looks at the whole picture: a logit for each cell of 32 pixels.
-2. A *block* of 4 × 4 cells with one above the threshold *passes*: the networks look at it, with context
-   around it as they would in a whole picture.
-3. Where what they find reaches the block's edge, the neighbour is looked at too, so that a region is never
-   cut off by a block.
+2. A *block* of 4 × 4 cells with one above the threshold *passes*: the networks have a quick look at it, with
+   a little of its surroundings. Most of these are good all the same: they are nowhere near the threshold.
+3. Around a block where they are near it, they look once more, at the very tiles that they would see without
+   a gate: so the scores are the same. What is found is followed into the next tiles, so that no region is
+   cut off.
 
 Every :data:`AUDIT`-th picture is looked at in full. So a line measures what the gate loses while it runs, and
 where it passes so much that it does not pay, it is switched off.
@@ -22,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -33,27 +34,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loomsight.fabric.images import to_grey, to_rgb
+from loomsight.fabric.look import Look
 from loomsight.fabric.regions import label_parts
-from loomsight.fabric.sparse import SparseMap
 from loomsight.fabric.tiles import Tile
-from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Compiled, Pending
 from loomsight.runtime.graphs import Graph
-
-if TYPE_CHECKING:
-    from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 
 CELL = 32
 """Pixels a side of what the gate gives one logit for."""
 BLOCK = 4 * CELL
 """Pixels a side of what passes or does not."""
 CONTEXT = 32
-"""Pixels around a block that the networks see with it."""
+"""Pixels around a block that the networks see with it, in a quick look."""
 OVERHEAD = ((BLOCK + 2 * CONTEXT) / BLOCK) ** 2
 """Pixels that the networks look at for each pixel of a block that passes."""
 AUDIT = 100
 """One picture in so many is looked at in full."""
+Box = tuple[int, int, int, int]
 _WIDTH = 24
+_FOLLOWED = 8  # times that a region is followed before all of the picture is looked at
 _JUDGED = 20  # pictures after which the gate is switched off if it has not paid
 
 
@@ -124,11 +124,17 @@ class GateCount:
 class FullEngine(Protocol):
     """What a gate stands before."""
 
+    def score(self, image: Picture) -> ScoreMap: ...
+
     def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]: ...
+
+    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]: ...
 
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]: ...
 
     def corrected(self, image: Picture) -> Picture: ...
+
+    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]: ...
 
 
 @dataclass
@@ -147,6 +153,7 @@ class GatedEngine:
     Args:
         gate: the gate, ready to run.
         threshold: the logit from which on a cell passes.
+        near: the score in a quick look from which on a block is looked at once more.
         channels: of the gate.
         full: what looks at what passes.
         point: threshold, min_area and merge_gap of regions: what follows a region, and what is lost.
@@ -158,14 +165,16 @@ class GatedEngine:
         self,
         gate: Compiled,
         threshold: float,
+        near: float,
         channels: int,
-        full: SegmenterEngine | UnionEngine,
+        full: FullEngine,
         *,
         point: tuple[float, int, int],
         worth: float = 1.0,
         audits: bool = True,
     ) -> None:
-        self._gate, self._threshold, self._channels, self.full = gate, threshold, channels, full
+        self._gate, self._threshold, self._near, self._channels = gate, threshold, near, channels
+        self.full = full
         self._point, self._worth, self._audits = point, worth, audits
         self.count = GateCount()
         self._seen = 0
@@ -179,7 +188,7 @@ class GatedEngine:
         """The regions with their types, see the engine behind the gate."""
         return self.full.name(image, regions)
 
-    def looks(self, images: Iterable[Picture]) -> Iterator[SparseMap]:
+    def looks(self, images: Iterable[Picture]) -> Iterator[Look]:
         """The scores of pictures in order, where the networks looked; pictures are drawn ahead."""
         begun: deque[_Job] = deque()
 
@@ -196,7 +205,7 @@ class GatedEngine:
         flying: deque[tuple[Picture, Pending]] = deque()
         for image in images:
             corrected = self.full.corrected(image)
-            flying.append((corrected, self._gate.start(self.input(corrected)[None])))
+            flying.append((corrected, self._gate.start(gate_input(corrected, self._channels)[None])))
             if len(flying) > self._gate.depth:
                 yield self._judged(*flying.popleft())
         while flying:
@@ -213,62 +222,63 @@ class GatedEngine:
         if self._audits and self._seen == _JUDGED and self.count.rate > self._worth:
             self.count.off = True
         if not job.audit:
-            job.tiles = [_around(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]
+            job.tiles = [around(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]
         return job
 
     def passed(self, image: Picture) -> Bool[NDArray[np.bool_], "i j"]:
         """Which blocks of a corrected picture pass."""
-        return self._passing(self._gate.start(self.input(image)[None]))
+        return self._passing(self._gate.start(gate_input(image, self._channels)[None]))
 
     def _passing(self, pending: Pending) -> Bool[NDArray[np.bool_], "i j"]:
         (cells,) = pending.wait()
         return blocks_of(cells[0] >= self._threshold)
 
-    def input(self, image: Picture) -> UInt8[NDArray[np.uint8], "h w c"]:
-        """A picture as the gate takes it: in its channels, its far sides repeated to whole cells."""
-        seen = to_grey(image) if self._channels == 1 else to_rgb(image)
-        below, beside = (-side % CELL for side in seen.shape[:2])
-        if below or beside:
-            seen = np.asarray(cv2.copyMakeBorder(seen, 0, below, 0, beside, cv2.BORDER_REPLICATE), np.uint8)
-        return seen.reshape(*seen.shape[:2], self._channels)
-
-    def _grown(self, job: _Job, scores: list[ScoreMap]) -> SparseMap:
-        """The map of a picture: what passed, and the neighbours that its regions reach into."""
+    def _grown(self, job: _Job, quick: list[ScoreMap]) -> Look:
+        """What is seen of a picture, after a quick look at what passed."""
         image = job.image
+        shape = image.shape[0], image.shape[1]
         if job.audit:
             (whole,) = self.full.scores([image])
             self._check(whole, job.passed)
-            return SparseMap.whole(whole)
-        if not job.tiles:
-            return SparseMap((image.shape[0], image.shape[1]), [])
-        known = {}
-        places = [(int(y), int(x)) for y, x in np.argwhere(job.passed)]
-        while True:
-            for place, tile, score in zip(places, job.tiles, scores, strict=True):
-                known[place] = _own(image, place, tile, score)
-            places = self._reached(image, known)
-            if not places:
-                return SparseMap((image.shape[0], image.shape[1]), _windows(known))
-            job.tiles = [_around(image, y, x) for y, x in places]
-            (scores,) = self.full.jobs([(image, job.tiles)])
+            return Look.whole(whole)
+        places = np.argwhere(job.passed)
+        boxes = [
+            _box(image, int(y), int(x))
+            for (y, x), tile, score in zip(places, job.tiles, quick, strict=True)
+            if own(image, int(y), int(x), tile, score).max() >= self._near
+        ]
+        if not boxes:
+            return Look(shape, None, False)
+        for _ in range(_FOLLOWED):
+            score, known = self.full.score_where(image, boxes)
+            further = self._further(score, known)
+            if not further:
+                return Look(shape, score, bool(known.all()))
+            boxes += further
+        (whole,) = self.full.scores([image])
+        return Look.whole(whole)
 
-    def _reached(self, image: Picture, known: dict[tuple[int, int], ScoreMap]) -> list[tuple[int, int]]:
-        """Blocks that are not known, beside one whose region reaches its edge."""
+    def _further(self, score: ScoreMap, known: Mask) -> list[Box]:
+        """Boxes beyond what is known that its regions may reach into."""
         threshold, _, gap = self._point
-        rows, columns = (-(-side // BLOCK) for side in image.shape[:2])
-        reached = set()
-        for (y, x), score in known.items():
-            sure = score >= threshold
-            if not sure.any():
-                continue
-            deep = gap + 1
-            for down, right, edge in (
-                (-1, 0, sure[:deep]), (1, 0, sure[-deep:]), (0, -1, sure[:, :deep]), (0, 1, sure[:, -deep:])
-            ):  # fmt: skip
-                place = y + down, x + right
-                if 0 <= place[0] < rows and 0 <= place[1] < columns and place not in known and edge.any():
-                    reached.add(place)
-        return sorted(reached)
+        sure = score >= threshold
+        if known.all() or not sure.any():
+            return []
+        reach = 2 * gap + 3
+        unknown = cv2.dilate((~known).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+        count, _, stats, _ = cv2.connectedComponentsWithStats(
+            (sure & unknown).astype(np.uint8), connectivity=8
+        )
+        height, width = score.shape
+        return [
+            (
+                max(0, x - reach),
+                max(0, y - reach),
+                min(width, x + wide + reach),
+                min(height, y + high + reach),
+            )
+            for x, y, wide, high, _ in (tuple(int(value) for value in stats[k]) for k in range(1, count))
+        ]
 
     def _check(self, whole: ScoreMap, passed: Bool[NDArray[np.bool_], "i j"]) -> None:
         """Count what the gate would have lost of a picture that was looked at in full."""
@@ -276,6 +286,15 @@ class GatedEngine:
         self.count.audits += 1
         self.count.regions += found
         self.count.lost += lost
+
+
+def gate_input(image: Picture, channels: int) -> UInt8[NDArray[np.uint8], "h w c"]:
+    """A picture as a gate takes it: in its channels, its far sides repeated to whole cells."""
+    seen = to_grey(image) if channels == 1 else to_rgb(image)
+    below, beside = (-side % CELL for side in seen.shape[:2])
+    if below or beside:
+        seen = np.asarray(cv2.copyMakeBorder(seen, 0, below, 0, beside, cv2.BORDER_REPLICATE), np.uint8)
+    return seen.reshape(*seen.shape[:2], channels)
 
 
 def blocks_of(cells: Bool[NDArray[np.bool_], "i j"]) -> Bool[NDArray[np.bool_], "k l"]:
@@ -301,7 +320,7 @@ def lost_regions(
     return int(large.sum()), int((large & ~met).sum())
 
 
-def _around(image: Picture, row: int, column: int) -> Tile:
+def around(image: Picture, row: int, column: int) -> Tile:
     """The tile that a block is looked at in; at the picture's border it is moved inwards."""
     side = BLOCK + 2 * CONTEXT
     y0, x0 = (
@@ -311,34 +330,12 @@ def _around(image: Picture, row: int, column: int) -> Tile:
     return Tile(y0, x0, y0 + side, x0 + side)
 
 
-def _own(image: Picture, place: tuple[int, int], tile: Tile, score: ScoreMap) -> ScoreMap:
-    """The scores of the block itself, copied."""
-    top, left = place[0] * BLOCK, place[1] * BLOCK
-    bottom, right = min(top + BLOCK, image.shape[0]), min(left + BLOCK, image.shape[1])
-    return score[top - tile.y0 : bottom - tile.y0, left - tile.x0 : right - tile.x0].copy()
+def own(image: Picture, row: int, column: int, tile: Tile, score: ScoreMap) -> ScoreMap:
+    """The scores of the block itself."""
+    left, top, right, bottom = _box(image, row, column)
+    return score[top - tile.y0 : bottom - tile.y0, left - tile.x0 : right - tile.x0]
 
 
-def _windows(known: dict[tuple[int, int], ScoreMap]) -> list[tuple[int, int, ScoreMap]]:
-    """Blocks that touch joined to one window."""
-    rows, columns = (max(place[axis] for place in known) + 1 for axis in (0, 1))
-    there = np.zeros((rows, columns), np.bool_)
-    for place in known:
-        there[place] = True
-    count, labels = label_parts(there)
-    windows = []
-    for number in range(1, count + 1):
-        places = [(int(y), int(x)) for y, x in np.argwhere(labels == number)]
-        if len(places) == 1:
-            ((y, x),) = places
-            windows.append((y * BLOCK, x * BLOCK, known[y, x]))
-            continue
-        top, left = (min(place[axis] for place in places) * BLOCK for axis in (0, 1))
-        bottom = max(y * BLOCK + known[y, x].shape[0] for y, x in places)
-        right = max(x * BLOCK + known[y, x].shape[1] for y, x in places)
-        joined = np.zeros((bottom - top, right - left), np.float32)
-        for y, x in places:
-            own = known[y, x]
-            at = y * BLOCK - top, x * BLOCK - left
-            joined[at[0] : at[0] + own.shape[0], at[1] : at[1] + own.shape[1]] = own
-        windows.append((top, left, joined))
-    return windows
+def _box(image: Picture, row: int, column: int) -> Box:
+    top, left = row * BLOCK, column * BLOCK
+    return left, top, min(left + BLOCK, image.shape[1]), min(top + BLOCK, image.shape[0])
