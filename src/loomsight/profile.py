@@ -150,7 +150,6 @@ class GateCard(Config):
     the number of made defects that the thresholds were set on.
     """
 
-    precision: Literal["fp32", "int8"]
     channels: Literal[1, 3]
     threshold: float = Field(allow_inf_nan=False)
     near: float = Field(ge=0, le=1)
@@ -588,8 +587,7 @@ class Profile:
             return None
         from loomsight.runtime.gate import GatedEngine
 
-        runtime: Runtime = "openvino-int8" if card.precision == "int8" else "openvino"
-        gate = self.compiled("gate", runtime, threads=threads)
+        gate = self.compiled("gate", "openvino-int8", threads=threads)
         if gate is None:
             raise ProfileError("the profile is incomplete", where=self.folder, why="its gate is missing")
         return GatedEngine(

@@ -41,29 +41,32 @@ if TYPE_CHECKING:
 
 LOST = 0.01
 """The share of the engine's regions that the gate may lose."""
-_PROMISED = 0.75 * LOST  # of both together: real defects are not those that are drawn
+_OF_GATE = 0.75  # of what may be lost, that the gate may lose; the quick look behind it may lose the rest
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
-_PIXELS = 64_000_000  # of all windows
+_PIXELS = 120_000_000  # of all windows
 _LEAST_WINDOWS = 40
 _CROP = 224  # pixels a side of what is learned from at a time
 _STEPS = 1500
+_TRIES = 2  # trainings: a gate's luck is worth a factor of two
 _BATCH = 8
-_HEAVIER = 8.0  # a cell where the engine is sure, against one where it is not
+_HEAVIER = 20.0  # a cell where the engine is sure, against one where it is not
 _LIGHT = 0.08  # by so much brighter or darker a window is shown
 _SHARE = 0.5  # of the time for the windows and their scores
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedGate:
-    """A gate that is not calibrated yet.
+    """Gates that are not calibrated yet.
 
     Attributes:
-        network: the gate.
+        networks: the gates, which differ in what they began with; the cheapest is kept.
+        channels: of their pictures.
         held: what was kept back: windows and the engine's scores of them.
     """
 
-    network: GateNetwork
+    networks: list[GateNetwork]
+    channels: Literal[1, 3]
     held: list[tuple[Picture, ScoreMap]]
 
 
@@ -125,23 +128,26 @@ def learn_gate(
     channels: Literal[1, 3] = 1 if grey else 3
     learned, held = [(gate_input(image, channels), score) for image, score in seen[::2]], seen[1::2]
     levels = np.stack([image[::4, ::4] for image, _ in learned])
-    torch.manual_seed(seed)
-    network = GateNetwork(channels, float(levels.mean()), max(float(levels.std()), 1.0))
-    fit(
-        _GateTask(network),
-        _batches(learned, threshold, seed),
-        TrainSettings(
-            steps=_STEPS,
-            seconds=max(seconds - (time.monotonic() - began), 3.0),
-            ema=0.99,
-            amp="float32",
-            validate_every=_STEPS,
-            seed=seed,
-        ),
-        progress=progress,
-    )
-    network.eval().requires_grad_(False)
-    return LearnedGate(network, held)
+    networks = []
+    for number in range(_TRIES):
+        torch.manual_seed(seed + number)
+        network = GateNetwork(channels, float(levels.mean()), max(float(levels.std()), 1.0))
+        left = (seconds - (time.monotonic() - began)) / (_TRIES - number)
+        fit(
+            _GateTask(network),
+            _batches(learned, threshold, seed + number),
+            TrainSettings(
+                steps=_STEPS,
+                seconds=max(left, 3.0),
+                ema=0.99,
+                amp="float32",
+                validate_every=_STEPS,
+                seed=seed + number,
+            ),
+            progress=progress,
+        )
+        networks.append(network.eval().requires_grad_(False))
+    return LearnedGate(networks, channels, held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +197,8 @@ def gate_thresholds(
         nearest.append(max(_quick_looks(engine, image, places)))
     if len(surest) < _FEWEST:
         return GateThresholds(-math.inf, 0.0, len(surest))
-    rank = max(1, math.floor(_PROMISED / 2 * (len(surest) + 1))) - 1
-    return GateThresholds(sorted(surest)[rank], min(sorted(nearest)[rank], threshold), len(surest))
+    ranks = [max(1, math.floor(share * LOST * (len(surest) + 1))) - 1 for share in (_OF_GATE, 1 - _OF_GATE)]
+    return GateThresholds(sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], threshold), len(surest))
 
 
 def _quick_looks(engine: FullEngine, image: Picture, places: set[tuple[int, int]]) -> list[float]:
