@@ -217,7 +217,7 @@ class Mosaic:
         for number in put:
             y0, x0, y1, x1 = self._cores[number]
             total[max(y0, 0) : y1, max(x0, 0) : x1] += self._canvas.weight(self._cores[number])
-        return np.asarray(total > 0.999, np.bool_)
+        return np.asarray(total > 1 - 1e-5, np.bool_)
 
     @property
     def map(self) -> ScoreMap:

@@ -177,7 +177,7 @@ class _Requests:
 
     def __init__(self, openvino: Any, compiled: Any) -> None:
         self._openvino, self._compiled = openvino, compiled
-        self._most = 4 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._most = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self.idle: list[Any] = []
         self.flying: deque[_Flight] = deque()
 
