@@ -130,7 +130,10 @@ class NormalityCard(Config):
 
 
 class EngineCard(Config):
-    """One exported network: its files, and how it agreed with torch when it was written."""
+    """One exported network: its files, and how it agreed with torch when it was written.
+
+    ``exact``: what is no INT8 is computed in float32.
+    """
 
     network: Literal["segmenter", "detector", "features", "student", "gate"]
     format: Literal["onnx", "openvino"]
@@ -138,6 +141,7 @@ class EngineCard(Config):
     model: str
     weights: str | None = None
     step: int = Field(ge=1, le=1024)
+    exact: bool = True
     agreement: dict[str, float] = {}
 
 
@@ -522,7 +526,7 @@ class Profile:
             model,
             weights,
             step=card.step,
-            exact=card.precision == "fp32",
+            exact=card.exact,
             alone=network in {"features", "student"},
             threads=threads,
             runtime=f"OpenVINO {card.precision}",

@@ -221,6 +221,7 @@ def _card(one: Exported, step: int) -> tuple[EngineCard, bytes, bytes]:
         model=f"{ENGINES}{stem}{suffix}",
         weights=None if one.format == "onnx" else f"{ENGINES}{stem}.bin",
         step=step,
+        exact=one.exact,
         agreement=one.agreement,
     )
     return card, one.model, one.weights

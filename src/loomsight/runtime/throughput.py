@@ -121,7 +121,7 @@ def _exported(
             yield "onnxruntime", OnnxCompiled(one.model, step=graph.step)
         else:
             runtime = "openvino" if one.precision == "fp32" else f"openvino-{one.precision}"
-            exact = one.precision == "fp32"
+            exact = one.exact
             yield (
                 runtime,
                 OpenVinoCompiled(
