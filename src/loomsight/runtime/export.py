@@ -46,6 +46,7 @@ EXACT = 1e-4
 SAME_AREA, SAME_AP = 0.99, 0.01
 """The share of the regions' area that must be found again, and the most that pixel AP may change."""
 _AT_ONCE = 8  # tiles
+_MOST_LAYERS, _RANKED = 10, 16  # that go back to float at most; tiles by which it is told which cost most
 
 
 Tiles = UInt8[NDArray[np.uint8], "n h w c"]
@@ -258,6 +259,9 @@ def _quantised_with_care(model: Any, told: _Answers) -> Any:
             max_drop=min(1 - SAME_AREA, SAME_AP),
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=len(told.trials.tiles),
+            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
+                max_num_iterations=_MOST_LAYERS, ranking_subset_size=_RANKED
+            ),
         )
 
 
