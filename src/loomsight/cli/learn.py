@@ -275,4 +275,6 @@ def _tell(profile: Profile) -> None:
     )
     typer.echo(f"report: {profile.folder / 'report.html'}")
     folder = str(profile.folder)
-    typer.echo(f"next: loomsight inspect PICTURES --profile {repr(folder) if ' ' in folder else folder}")
+    folder = repr(folder) if " " in folder else folder
+    typer.echo(f"for a fast line: loomsight export {folder} --good GOOD")
+    typer.echo(f"next: loomsight inspect PICTURES --profile {folder}")

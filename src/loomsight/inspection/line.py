@@ -38,6 +38,7 @@ from loomsight.profile import Profile, Runtime
 from loomsight.progress import Progress
 
 if TYPE_CHECKING:
+    from loomsight.runtime.engine import SegmenterEngine, UnionEngine
     from loomsight.runtime.gate import GateCount, GatedEngine
 
 Along = Literal["x", "y"]
@@ -152,14 +153,6 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class Streamer(Protocol):
-    """An engine that takes the next pictures while it works on one."""
-
-    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
-        """The score maps of pictures, in order."""
-
-
-@runtime_checkable
 class Namer(Protocol):
     """An engine that tells types apart too."""
 
@@ -253,8 +246,9 @@ class _Looking:
     def __init__(self, profile: Profile, engine: Scorer | None, runtime: Runtime, *, gated: bool) -> None:
         self.detector = profile.detector("torch" if engine is not None else runtime)
         self.gate: GatedEngine | None = None
+        self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
         if engine is None:
-            own = profile.engine(runtime, largest="measured")
+            self._own = own = profile.engine(runtime, largest="measured")
             if gated and runtime != "torch" and self.detector is None:
                 self.gate = profile.gated(own)
             engine = own
@@ -280,8 +274,8 @@ class _Looking:
     def _seen(self, images: Iterable[Picture]) -> Iterator[Look | LoomsightError]:
         if self.gate is not None:
             yield from self.gate.looks(images)
-        elif isinstance(self.engine, Streamer):
-            yield from map(Look.whole, self.engine.scores(images))
+        elif self._own is not None:
+            yield from map(Look.whole, self._own.scores(images))
         else:
             for image in images:
                 try:

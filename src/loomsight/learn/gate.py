@@ -44,10 +44,10 @@ LOST = 0.01
 _OF_GATE = 0.75  # of what may be lost, that the gate may lose; the quick look behind it may lose the rest
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
-_PIXELS = 120_000_000  # of all windows
-_LEAST_WINDOWS = 40
+_PIXELS = 160_000_000  # of all windows, at most
 _CROP = 224  # pixels a side of what is learned from at a time
 _STEPS = 1500
+_LEAST_SECONDS = 20.0  # of a training, also where the windows took all the time
 _TRIES = 2  # trainings: a gate's luck is worth a factor of two
 _BATCH = 8
 _HEAVIER = 20.0  # a cell where the engine is sure, against one where it is not
@@ -102,7 +102,7 @@ def learn_gate(
         engine: what the gate will stand before.
         good: pictures of good cloth, corrected, uint8 HW or HWC RGB.
         threshold: the score from which on the engine reports a pixel.
-        seconds: for all of it; at least a few windows are always looked at.
+        seconds: for all of it; more where defects that the engine finds are rare.
 
     Raises:
         DatasetError: no picture is as large as a block with its context.
@@ -116,14 +116,17 @@ def learn_gate(
         min(most, min(image.shape[axis] for image in large) // CELL * CELL)
         for axis, most in enumerate(_WINDOW)
     ]
-    windows = max(_LEAST_WINDOWS, _PIXELS // (size[0] * size[1]))
+    windows = _PIXELS // (size[0] * size[1])
     began, rng = time.monotonic(), np.random.default_rng([seed, 11])
     seen: list[tuple[Picture, ScoreMap]] = []
+    found = 0
     while len(seen) < windows:
         window = _window(large, (size[0], size[1]), rng)
         seen.append((window, engine.score(window)))
         progress.step("windows for the gate", len(seen), windows)
-        if len(seen) >= _LEAST_WINDOWS and time.monotonic() - began > _SHARE * seconds:
+        found += bool((seen[-1][1] >= threshold).any())
+        # Half of them are held back, and with too few of these nothing could be promised.
+        if found >= 3 * _FEWEST and time.monotonic() - began > _SHARE * seconds:
             break
     channels: Literal[1, 3] = 1 if grey else 3
     learned, held = [(gate_input(image, channels), score) for image, score in seen[::2]], seen[1::2]
@@ -138,7 +141,7 @@ def learn_gate(
             _batches(learned, threshold, seed + number),
             TrainSettings(
                 steps=_STEPS,
-                seconds=max(left, 3.0),
+                seconds=max(left, _LEAST_SECONDS),
                 ema=0.99,
                 amp="float32",
                 validate_every=_STEPS,
