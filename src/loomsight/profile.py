@@ -24,24 +24,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import JsonValue
 
 from loomsight import __version__
-from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.drift import DriftCard
-from loomsight.config import Config
-from loomsight.detection.fusion import FusionPoint
+from loomsight.card import EXPORTS, Card, DetectorCard, EngineCard, GateCard, NormalityCard, Runtime
 from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import read_image, to_rgb, write_png
 from loomsight.fabric.types import Mask, Picture
 from loomsight.files import new_folder, write_bytes, write_text
-from loomsight.sealed import FileCard, Kind
+from loomsight.sealed import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,16 +58,7 @@ DETECTOR, NORMALITY = "detector.safetensors", "normality.safetensors"
 REPORT = "report.html"
 MADE, MASKS = "made/pictures.png", "made/masks.png"
 ENGINES = "engines/"
-Runtime = Literal["torch", "onnxruntime", "openvino", "openvino-fp16", "openvino-int8"]
-"""What can run a profile's networks: as they were learned, or as they were exported."""
-RUNTIMES = get_args(Runtime)
-_FASTEST: tuple[Runtime, ...] = ("openvino-int8", "openvino-fp16", "openvino", "torch")
-_EXPORTS: dict[Runtime, tuple[str, str]] = {
-    "onnxruntime": ("onnx", "fp32"),
-    "openvino": ("openvino", "fp32"),
-    "openvino-fp16": ("openvino", "fp16"),
-    "openvino-int8": ("openvino", "int8"),
-}
+_FASTEST: tuple[Runtime, ...] = ("openvino-int8", "openvino-fp16", "openvino")
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
 _KIND = Kind(
@@ -80,107 +69,7 @@ _KIND = Kind(
     again="copy it again, or learn the fabric again",
 )
 CARD = _KIND.card
-DetectorForm = Literal["lite0", "resnet18", "resnet50"]
-"""As :func:`loomsight.detection.rtdetr.build` has them."""
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
-
-
-def _possible(point: OperatingPoint) -> OperatingPoint:
-    if not (
-        0 <= point.threshold <= 1 and point.promised >= 0 and point.min_area >= 1 and point.merge_gap >= 0
-    ):
-        raise ValueError("no operating point has these numbers")
-    return point
-
-
-def _fusible(point: FusionPoint) -> FusionPoint:
-    if not (0 < point.segmenter <= 1 and 0 < point.detector <= 1 and abs(point.margin) < 100):
-        raise ValueError("no fusion has these numbers")
-    return point
-
-
-class NetworkCard(Config):
-    """Which network the weights belong to, and the settings that build it."""
-
-    name: str
-    settings: dict[str, JsonValue] = {}
-
-
-class DetectorCard(Config):
-    """The detector beside the network, and how both are fused."""
-
-    form: DetectorForm
-    types: tuple[str, ...] = Field(min_length=1)
-    tile: int = Field(ge=64, le=4096)
-    fusion: Annotated[FusionPoint, AfterValidator(_fusible)]
-
-
-def _unitable(point: UnionPoint) -> UnionPoint:
-    scales = point.segmenter_scale, point.strangeness_scale
-    if not (0 < point.segmenter <= 1 and 0 < point.strangeness <= 1 and all(0 < s < 100 for s in scales)):
-        raise ValueError("no union has these numbers")
-    return point
-
-
-class NormalityCard(Config):
-    """What tells how strange a place is, and how that is united with the network's map."""
-
-    methods: tuple[str, ...] = Field(min_length=1)
-    union: Annotated[UnionPoint, AfterValidator(_unitable)]
-
-
-class EngineCard(Config):
-    """One exported network: its files, and how it agreed with torch when it was written.
-
-    ``exact``: what is no INT8 is computed in float32.
-    """
-
-    network: Literal["segmenter", "detector", "features", "student", "gate"]
-    format: Literal["onnx", "openvino"]
-    precision: Literal["fp32", "fp16", "int8"]
-    model: str
-    weights: str | None = None
-    step: int = Field(ge=1, le=1024)
-    exact: bool = True
-    agreement: dict[str, float] = {}
-
-
-class GateCard(Config):
-    """What says of most cloth that it is surely good.
-
-    ``threshold`` is the logit from which on a cell passes, ``near`` the score from which on a block that
-    passed is looked at once more, ``worth`` the share of blocks that may pass
-    before looking at everything would be quicker, ``rate`` the share that passed of good cloth, ``defects``
-    the number of made defects that the thresholds were set on.
-    """
-
-    channels: Literal[1, 3]
-    threshold: float = Field(allow_inf_nan=False)
-    near: float = Field(ge=0, le=1)
-    worth: float
-    rate: float
-    defects: int
-
-
-class Card(Config):
-    """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown."""
-
-    schema_version: int
-    name: str
-    created: str
-    program: str
-    network: NetworkCard
-    mm_per_px: float | None = Field(gt=0, allow_inf_nan=False)
-    operating_point: Annotated[OperatingPoint, AfterValidator(_possible)]
-    detector: DetectorCard | None = None
-    normality: NormalityCard | None = None
-    drift: DriftCard | None = None
-    engines: tuple[EngineCard, ...] = ()
-    gate: GateCard | None = None
-    texture: dict[str, JsonValue] = {}
-    recipe: dict[str, JsonValue] = {}
-    training: dict[str, JsonValue] = {}
-    files: dict[str, FileCard]
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +299,9 @@ class Profile:
                 do="learn again with --false-alarms",
             )
         point = self.card.operating_point.moved(false_alarms)
-        return replace(self, card=self.card.model_copy(update={"operating_point": point}))
+        # A gate keeps what lies above the threshold that it was set for, not what lies above a lower one.
+        gate = self.card.gate if point.threshold >= self.threshold else None
+        return replace(self, card=self.card.model_copy(update={"operating_point": point, "gate": gate}))
 
     def read(self, name: str) -> bytes:
         """The bytes of one of its files, verified again as they are read.
@@ -477,21 +368,22 @@ class Profile:
         self.read(name)
         return read_image(self.folder / name)
 
-    def can_run(self, runtime: Runtime) -> bool:
-        """Whether its segmenter can be run so: anything but torch needs an export."""
-        return runtime == "torch" or self._exported("segmenter", runtime) is not None
-
     @property
     def fastest(self) -> Runtime:
-        """The fastest runtime that it was exported for."""
-        return next(runtime for runtime in _FASTEST if self.can_run(runtime))
+        """The fastest runtime that it can be run in: torch on a GPU, else what it was exported for."""
+        import torch
+
+        if torch.cuda.is_available():
+            return "torch"
+        able = (runtime for runtime in _FASTEST if self._exported("segmenter", runtime) is not None)
+        return next(able, "torch")
 
     def _exported(self, network: str, runtime: Runtime) -> EngineCard | None:
         """The card of an exported network; where it has not that precision, that of the nearest it has."""
         own = [one for one in self.card.engines if one.network == network]
         if runtime == "torch" or not own:
             return None
-        format_, precision = _EXPORTS[runtime]
+        format_, precision = EXPORTS[runtime]
         order = {"int8": ("int8", "fp16", "fp32"), "fp16": ("fp16", "fp32"), "fp32": ("fp32",)}[precision]
         exact = network == "segmenter"  # it gives the runtime its name
         for wanted in order[:1] if exact else order:
@@ -538,7 +430,6 @@ class Profile:
         *,
         corrected: bool = False,
         largest: tuple[int, int] | Literal["measured"] | None = None,
-        threads: int | None = None,
     ) -> SegmenterEngine | UnionEngine:
         """The engine that turns a picture into a score map; torch is loaded here and not before.
 
@@ -548,7 +439,6 @@ class Profile:
             runtime: what runs the networks; all but torch need an export.
             corrected: the lines of the camera are out of the pictures already.
             largest: height and width of a tile at most, or measured at first use; 512 × 512 if None.
-            threads: cores that an exported network uses; all by default.
 
         Raises:
             ProfileError: the network is unknown to this program, or the weights are not its own.
@@ -559,7 +449,7 @@ class Profile:
         from loomsight.runtime.graphs import SegmenterGraph
 
         self._check_network()
-        compiled = self.compiled("segmenter", runtime, threads=threads)
+        compiled = self.compiled("segmenter", runtime)
         if compiled is None:
             if runtime != "torch":
                 raise UsageError(
@@ -578,9 +468,7 @@ class Profile:
             return engine
         return UnionEngine(engine, normality, united.union)
 
-    def gated(
-        self, engine: SegmenterEngine | UnionEngine, *, audits: bool = True, threads: int | None = None
-    ) -> GatedEngine | None:
+    def gated(self, engine: SegmenterEngine | UnionEngine, *, audits: bool = True) -> GatedEngine | None:
         """The engine with the profile's gate before it; None where it has no gate.
 
         The gate runs in OpenVINO, whatever runs the engine. Without ``audits`` no picture is looked at in
@@ -591,7 +479,7 @@ class Profile:
             return None
         from loomsight.runtime.gate import GatedEngine
 
-        gate = self.compiled("gate", "openvino-int8", threads=threads)
+        gate = self.compiled("gate", "openvino-int8")
         if gate is None:
             raise ProfileError("the profile is incomplete", where=self.folder, why="its gate is missing")
         return GatedEngine(

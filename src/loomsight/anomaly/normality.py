@@ -33,9 +33,9 @@ from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
 from loomsight.fabric.tiles import Mosaic, Tile, cut
-from loomsight.fabric.types import Mask, Picture, ScoreMap
+from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
 
-TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see score_tiles
+TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see Mosaic
 RARE = 0.01
 """The share of good cloth that is above one half."""
 _RAREST = 1e-4  # the share of good cloth at which its tail is measured
@@ -46,9 +46,6 @@ _FEW = 200  # places of good cloth: with fewer a context has no expectation of i
 _SHOWN = 8_000_000  # pixels of those learned from, and of those held back, that expectations come from
 _LIGHT = 16  # pictures that the light is read from
 _BELOW = 0.2  # by so much at most a calm context lowers what is expected
-
-
-Box = tuple[int, int, int, int]
 
 
 class Method(Protocol):

@@ -123,6 +123,7 @@ class Detector(nn.Module):
 
         super().__init__()
         self.types, self.form = tuple(types), form
+        self.sampling: Sampling = "bilinear"
         config = RTDetrConfig(**_settings(form), num_labels=1 + len(self.types))  # class 0: any defect
         self.network = RTDetrForObjectDetection(config)
         _initialise(self.network)
@@ -156,6 +157,7 @@ class Detector(nn.Module):
         """Read the features between cells, or the nearest cell: for an export without GridSample."""
         from transformers.models.rt_detr.modeling_rt_detr import MultiScaleDeformableAttention
 
+        self.sampling = how
         for layer in self.network.model.decoder.layers:
             layer.encoder_attn.attn = (
                 DiscreteSampling() if how == "discrete" else MultiScaleDeformableAttention()

@@ -8,14 +8,14 @@ pixel: tiles of an image stitch back to that image, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loomsight.fabric.types import Mask, Picture, ScoreMap
+from loomsight.fabric.types import Box, Mask, ScoreMap
 
 
 class Tile(NamedTuple):
@@ -111,30 +111,6 @@ class Canvas:
         self.array[top:bottom, left:right] += inside * (down * across)
 
 
-def stitch(shape: tuple[int, ...], tiles: Sequence[Tile], values: Iterable[NDArray[Any]]) -> NDArray[Any]:
-    """Blend tiles into one array; holds one float32 array of the picture's size and one tile at a time.
-
-    Args:
-        shape: height and width of the picture, and channels if the values have them.
-        tiles: the whole plan, as :func:`plan_tiles` makes it.
-        values: an array for each tile, in its order: see :meth:`Canvas.add`.
-
-    Returns:
-        an array of ``shape``: of the values' own type if they are whole numbers (rounded), else float32.
-
-    Raises:
-        ValueError: the tiles are not a full grid, or a value has not its tile's shape.
-    """
-    canvas = Canvas(shape, tiles)
-    dtype: np.dtype[Any] = np.dtype(np.float32)
-    for tile, value in zip(tiles, values, strict=True):
-        canvas.add(tile, value)
-        dtype = value.dtype
-    if np.issubdtype(dtype, np.floating):
-        return canvas.array
-    return np.rint(canvas.array).astype(dtype)
-
-
 class Mosaic:
     """The plan of a picture that is scored tile by tile, and its score map as the tiles' scores come.
 
@@ -202,8 +178,8 @@ class Mosaic:
         part = scores[core.y0 - tile.y0 : core.y1 - tile.y0, core.x0 - tile.x0 : core.x1 - tile.x0]
         self._canvas.add(core, part)
 
-    def covering(self, boxes: Iterable[tuple[int, int, int, int]]) -> list[int]:
-        """The tiles that have a say in some boxes: of each left, top, right and bottom."""
+    def covering(self, boxes: Iterable[Box]) -> list[int]:
+        """The tiles that have a say in some boxes."""
         needed = set()
         for left, top, right, bottom in boxes:
             for number, core in enumerate(self._cores):
@@ -223,41 +199,6 @@ class Mosaic:
     def map(self) -> ScoreMap:
         """float32 HW; whole when the last tile has been added."""
         return self._canvas.array
-
-
-def score_tiles(
-    image: Picture,
-    score: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    *,
-    tile: int | tuple[int, int],
-    overlap: int,
-    border: int,
-    batch: int = 4,
-) -> ScoreMap:
-    """Score a picture of any size with a network that sees tiles of one size: see :class:`Mosaic`.
-
-    Args:
-        image: uint8 HW or HWC.
-        score: uint8 batch BHW or BHWC of tiles → float32 BHW. The last batch may be smaller.
-        tile, overlap, border: see :class:`Mosaic`.
-        batch: tiles at a time.
-
-    Returns:
-        float32 HW.
-
-    Raises:
-        ValueError: border and overlap leave nothing of a tile, or the scores have the wrong shape.
-    """
-    height, width = image.shape[:2]
-    mosaic = Mosaic((height, width), tile=tile, overlap=overlap, border=border)
-    for first in range(0, len(mosaic.tiles), batch):
-        some = mosaic.tiles[first : first + batch]
-        maps = score(np.stack([cut(image, each) for each in some]))
-        if len(maps) != len(some):
-            raise ValueError(f"scores must be of {len(some)} tiles, got {maps.shape}")
-        for values in maps:
-            mosaic.add(values)
-    return mosaic.map
 
 
 def tile_side(length: int, largest: int, *, step: int, shared: int) -> int:

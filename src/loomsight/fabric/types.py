@@ -19,6 +19,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 """bool, HW, true on a defect."""
 ScoreMap: TypeAlias = NDArray[np.float32]
 """float32, HW, in [0, 1]: how likely each pixel is defective."""
+Box: TypeAlias = tuple[int, int, int, int]
+"""xyxy in pixels of the picture, far edge excluded."""
 
 UNKNOWN = "unknown"
 DEFECT_TYPES: tuple[str, ...] = (

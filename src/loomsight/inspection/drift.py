@@ -28,7 +28,7 @@ class DriftCheck:
     def __init__(self, profile: Profile, total: int | None) -> None:
         self._card = profile.card.drift
         self._every = max(1, math.ceil((total or 0) / MOST))
-        self._last: deque[tuple[str, dict[str, float]]] = deque(maxlen=_WINDOW)
+        self._last: dict[str, deque[tuple[str, float]]] = {}
         self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
 
     def look(self, index: int, name: str, picture: Picture, score: Look) -> None:
@@ -36,13 +36,13 @@ class DriftCheck:
         if self._card is None or index % self._every:
             return
         # Behind a gate only some pictures are looked at in full, and only these tell of the whole cloth.
-        self._last.append((name, measure(picture, score.dense() if score.complete else None)))
-        if len(self._last) < _FEWEST:
-            return
-        for key, allowed in self._card.allowed.items():
-            all_off = [(seen, self._off(key, values[key])) for seen, values in self._last if key in values]
-            if not all_off:
+        for key, value in measure(picture, score.dense() if score.complete else None).items():
+            last = self._last.setdefault(key, deque(maxlen=_WINDOW))
+            last.append((name, value))
+            if len(last) < _FEWEST:
                 continue
+            allowed = self._card.allowed[key]
+            all_off = [(seen, self._off(key, value)) for seen, value in last]
             off = float(np.median([by for _, by in all_off]))
             if abs(off) > allowed:
                 first = next(seen for seen, by in all_off if abs(by) > allowed and by * off > 0)

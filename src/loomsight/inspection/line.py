@@ -12,34 +12,33 @@ bounded number of crops.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from loomsight import __version__
+from loomsight.card import Runtime
 from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.look import Look
-from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.fabric.types import Picture, Region
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.drift import DriftCheck
 from loomsight.inspection.familiar import ClothCheck
+from loomsight.inspection.looking import Looking, Namer, Scorer, Seen, checked, said_of_gate
 from loomsight.inspection.record import Found, Gap, Record, is_inspection
 from loomsight.inspection.report import Gallery, write_report
 from loomsight.inspection.rollmap import Mark, RollMap
 from loomsight.inspection.sources import Frame, Prefetched, Source, Unread, open_source
-from loomsight.profile import Profile, Runtime
+from loomsight.profile import Profile
 from loomsight.progress import Progress
 
 if TYPE_CHECKING:
-    from loomsight.runtime.engine import SegmenterEngine, UnionEngine
-    from loomsight.runtime.gate import GateCount, GatedEngine
+    from loomsight.runtime.gate import GateCount
 
 Along = Literal["x", "y"]
 _GAPS_TOLD = 50
@@ -145,21 +144,6 @@ class Inspection:
         }  # fmt: skip
 
 
-class Scorer(Protocol):
-    """What an inspection needs of an engine."""
-
-    def score(self, image: Picture) -> ScoreMap:
-        """A picture in, its score map out: float32 HW in [0, 1], the picture's size."""
-
-
-@runtime_checkable
-class Namer(Protocol):
-    """An engine that tells types apart too."""
-
-    def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
-        """The regions of a picture with their types."""
-
-
 def inspect(
     source: Source | Path | str,
     profile: Profile,
@@ -203,7 +187,7 @@ def inspect(
         walk = _Walk(
             frames,
             profile,
-            _Looking(profile, engine, runtime or profile.fastest, gated=gate and not maps),
+            Looking(profile, engine, runtime or profile.fastest, gated=gate and not maps),
             out=out,
             maps=work if maps else None,
             along=along,
@@ -234,59 +218,6 @@ def check_out(out: Path, source: Source, profile: Profile) -> None:
         )
 
 
-class _Looking:
-    """The engines of an inspection, and what they see of each picture.
-
-    Args:
-        engine: in place of the profile's own.
-        gated: with the profile's gate before it; a detector looks at whole pictures, so beside one there is
-            no gate.
-    """
-
-    def __init__(self, profile: Profile, engine: Scorer | None, runtime: Runtime, *, gated: bool) -> None:
-        self.detector = profile.detector("torch" if engine is not None else runtime)
-        self.gate: GatedEngine | None = None
-        self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
-        if engine is None:
-            self._own = own = profile.engine(runtime, largest="measured")
-            if gated and runtime != "torch" and self.detector is None:
-                self.gate = profile.gated(own)
-            engine = own
-        self.engine = engine
-
-    def looks(self, frames: Iterable[Frame | Unread]) -> Iterator[tuple[Frame | Unread, Seen]]:
-        """Every item with what was seen, in order; frames are drawn ahead."""
-        waiting: deque[Frame | Unread] = deque()
-
-        def images() -> Iterator[Picture]:
-            for item in frames:
-                waiting.append(item)
-                if isinstance(item, Frame):
-                    yield item.image
-
-        for seen in self._seen(images()):
-            while not isinstance(waiting[0], Frame):
-                yield waiting.popleft(), None
-            yield waiting.popleft(), seen
-        while waiting:
-            yield waiting.popleft(), None
-
-    def _seen(self, images: Iterable[Picture]) -> Iterator[Look | LoomsightError]:
-        if self.gate is not None:
-            yield from self.gate.looks(images)
-        elif self._own is not None:
-            yield from map(Look.whole, self._own.scores(images))
-        else:
-            for image in images:
-                try:
-                    yield Look.whole(self.engine.score(image))
-                except LoomsightError as error:
-                    yield error
-
-
-Seen = Look | LoomsightError | None
-
-
 class _Walk:
     """Goes through the frames once and keeps what has to be known at the end."""
 
@@ -294,7 +225,7 @@ class _Walk:
         self,
         frames: Source,
         profile: Profile,
-        looking: _Looking,
+        looking: Looking,
         *,
         out: Path,
         maps: Path | None,
@@ -342,7 +273,7 @@ class _Walk:
         self.result.warnings += self._drift.warnings()
         if self._looking.gate is not None:
             self.result.gate = self._looking.gate.count
-            self.result.notes.append(_of_gate(self.result.gate))
+            self.result.notes.append(said_of_gate(self.result.gate))
         if self._cloth.note:
             self.result.notes.append(self._cloth.note)
         if self._margin:
@@ -377,7 +308,7 @@ class _Walk:
         start = result.length_px
         result.length_px += length
         try:
-            score = _checked(look, image)
+            score = checked(look, image)
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]
             self._left_out += len(everywhere) - len(regions)
@@ -507,35 +438,6 @@ def _write_results(walk: _Walk, record: Record, work: Path) -> None:
         }
     )
     write_report(result, profile, png, crops, walk.gaps).write(work / "report.html")
-
-
-def _checked(look: Seen, image: Picture) -> Look:
-    """What was seen of a picture.
-
-    Raises:
-        LoomsightError: nothing that could be used.
-    """
-    if isinstance(look, LoomsightError):
-        raise look
-    if look is None or look.shape != image.shape[:2]:
-        shape = None if look is None else look.shape
-        raise LoomsightError("no score map", why=f"the network gave {shape} for {image.shape[:2]} pixels")
-    if look.score is not None and not np.isfinite(look.score).all():
-        raise LoomsightError("no score map", why="the network's answer is not a number")
-    return look
-
-
-def _of_gate(count: GateCount) -> str:
-    """What a gate did, in a sentence."""
-    if count.off:
-        return f"The gate passed {count.rate:.1%} of the cloth, too much to pay: it was switched off."
-    said = f"The gate let the networks look at {count.rate:.1%} of the cloth; the rest is surely good."
-    if not count.regions:
-        return f"{said} In {count.audits:,} pictures looked at in full there was nothing that it could lose."
-    return (
-        f"{said} In {count.audits:,} pictures looked at in full it would have lost {count.lost:,} of "
-        f"{count.regions:,} regions."
-    )
 
 
 def _rounded(value: float | None) -> float | None:

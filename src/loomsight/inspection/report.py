@@ -25,8 +25,9 @@ from loomsight.fabric.types import UNKNOWN, Picture
 from loomsight.inspection.record import Found, Gap
 
 if TYPE_CHECKING:
+    from loomsight.card import DetectorCard
     from loomsight.inspection.line import Inspection
-    from loomsight.profile import DetectorCard, Profile
+from loomsight.profile import Profile
 
 KEEP = 48
 """Pictures in a report."""

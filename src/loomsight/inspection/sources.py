@@ -1,9 +1,8 @@
 """What can be inspected, as one stream of frames: a folder, a glob, one picture or strip, a video.
 
 A frame is either a picture or a note that it could not be read, in the order of the roll, so that the
-ledger closes: received = inspected + skipped + failed. Picture files are decoded on all cores. However long
-the stream is, only a few pictures are in memory: some being inspected, one more than there are cores being
-decoded, two waiting.
+ledger closes: received = inspected + skipped + failed. Picture files are decoded on up to four cores. However
+long the stream is, only a few pictures are in memory: some being inspected, up to five decoded, two waiting.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 # FFmpeg, inside OpenCV, writes its own lines on stderr; what is wrong with a file is said once, by this
 # program. It is read at the first use of any video.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+_DECODERS = 4  # pictures decoded at a time, at most: a strip may have hundreds of megapixels
 
 T = TypeVar("T")
 
@@ -119,8 +120,8 @@ class Pictures(Source):
 
 
 def _decoded(paths: Iterable[Path]) -> Iterator[tuple[Path, Picture | ImageError]]:
-    """Pictures in order, decoded on all cores; a few more than there are cores wait in memory."""
-    workers = cores()
+    """Pictures in order, decoded on several cores; one more than decode at a time waits in memory."""
+    workers = min(cores(), _DECODERS)
     waiting: deque[tuple[Path, Future[Picture]]] = deque()
 
     def landed() -> tuple[Path, Picture | ImageError]:

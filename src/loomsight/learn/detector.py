@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from loomsight.base import Base
+from loomsight.card import DetectorCard
 from loomsight.config import Config
 from loomsight.detection.fusion import FusionPoint, evidence
 from loomsight.detection.rtdetr import (
@@ -29,7 +30,6 @@ from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, poin
 from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.types import UNKNOWN, Picture, Region, ScoreMap, TrainingTile
 from loomsight.learn.cloth import Doubt
-from loomsight.profile import DetectorCard
 from loomsight.progress import Progress
 from loomsight.runtime.engine import FAINT, TorchDetector
 from loomsight.synthesis.recipe import Material, Recipe, TileMaker, types_in

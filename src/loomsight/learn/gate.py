@@ -33,7 +33,7 @@ from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled
-from loomsight.runtime.gate import BLOCK, CELL, CONTEXT, FullEngine, GateNetwork, around, gate_input, own
+from loomsight.runtime.gate import BLOCK, CELL, SIDE, FullEngine, GateNetwork, around, gate_input, own
 from loomsight.training.loop import TrainSettings, fit
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def learn_gate(
         DatasetError: no picture is as large as a block with its context.
     """
     progress = progress or Progress()
-    large = [image for image in good if min(image.shape[:2]) >= BLOCK + 2 * CONTEXT]
+    large = [image for image in good if min(image.shape[:2]) >= SIDE]
     if not large:
-        raise DatasetError("no gate can be learned", why="no good picture has 192 × 192 pixels")
+        raise DatasetError("no gate can be learned", why=f"no good picture has {SIDE} × {SIDE} pixels")
     grey = all(image.ndim == 2 or bool((image[..., :1] == image[..., 1:]).all()) for image in large)
     size = [
         min(most, min(image.shape[axis] for image in large) // CELL * CELL)
@@ -234,13 +234,12 @@ def _batches(
                 int(rng.integers(room - length + 1))
                 for room, length in zip(image.shape[:2], (height, width), strict=True)
             )
-            own = slice(top, top + height), slice(left, left + width)
+            part = slice(top, top + height), slice(left, left + width)
             gain = np.float32(np.exp(rng.uniform(-_LIGHT, _LIGHT)))
-            shown.append((image[own] * gain).clip(0, 255))
-            sure.append(_cells(score[own], threshold))
-        return torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(
-            np.stack(sure)
-        )
+            shown.append((image[part] * gain).clip(0, 255))
+            sure.append(_cells(score[part], threshold))
+        windows = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).contiguous()
+        return windows, torch.from_numpy(np.stack(sure))
 
     return batch
 

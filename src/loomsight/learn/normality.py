@@ -15,10 +15,10 @@ from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.normality import Method, Normality
 from loomsight.anomaly.prediction import Prediction
+from loomsight.card import NormalityCard
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth
-from loomsight.profile import NormalityCard
 from loomsight.progress import Progress
 
 

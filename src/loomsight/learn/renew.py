@@ -14,6 +14,7 @@ import numpy as np
 
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
+from loomsight.card import NormalityCard
 from loomsight.errors import UsageError
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
@@ -21,7 +22,7 @@ from loomsight.fabric.types import Picture
 from loomsight.learn.cloth import GoodCloth, part
 from loomsight.learn.job import MOST_GOOD
 from loomsight.learn.normality import LearnedNormality, learn_normality
-from loomsight.profile import NormalityCard, Profile
+from loomsight.profile import Profile
 from loomsight.progress import Progress
 
 

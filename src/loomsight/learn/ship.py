@@ -17,11 +17,12 @@ from loomsight.anomaly.features import STEP as FEATURES_STEP
 from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.student import STEP as STUDENT_STEP
 from loomsight.anomaly.student import Student
+from loomsight.card import EngineCard, GateCard
 from loomsight.errors import DatasetError, ExportError, UsageError
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.types import Picture
 from loomsight.learn.gate import gate_thresholds, learn_gate
-from loomsight.profile import ENGINES, EngineCard, GateCard, Profile
+from loomsight.profile import ENGINES, Profile
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import OpenVinoCompiled
 from loomsight.runtime.engine import SegmenterEngine, UnionEngine
@@ -82,8 +83,8 @@ def _gate(
 ) -> tuple[GateCard, list[tuple[EngineCard, bytes, bytes]]] | None:
     """A gate and its files; None, and a word why, where none pays."""
     point = profile.card.operating_point
-    engine = profile.engine(profile.fastest)
-    pictures = [engine.corrected(image) for image in good]
+    engine, camera = profile.engine(profile.fastest, corrected=True), profile.camera()
+    pictures = list(good) if camera is None else [camera.correct(image) for image in good]
     try:
         learned = learn_gate(engine, pictures, point.threshold, seconds=seconds, seed=seed, progress=progress)
     except DatasetError as error:
@@ -123,8 +124,11 @@ def _gate(
         if best is None or cost < best[0]:
             best = cost, card, cards
     assert best is not None  # noqa: S101 — a gate was learned
-    if best[0] >= WORTH:
-        progress.say(f"no gate: it would take {best[0]:.0%} of the time of looking at everything")
+    if best[0] >= WORTH or best[1].rate > best[1].worth:
+        progress.say(
+            f"no gate: it would pass {best[1].rate:.0%} of good cloth and take {best[0]:.0%} of the time of "
+            "looking at everything"
+        )
         return None
     return best[1:]
 

@@ -125,7 +125,7 @@ class OpenVinoCompiled:
     """A network in OpenVINO on the CPU, compiled for each shape of tile that comes.
 
     Args:
-        xml, weights: the two files of a model, or a whole ONNX file and nothing.
+        xml, weights: the two files of a model.
         exact: compute in float32; otherwise in bfloat16 where the processor can.
         threads: cores to use; all by default.
         alone: all cores work on each batch, for one who waits for it; otherwise each on one of its own, for
@@ -135,7 +135,7 @@ class OpenVinoCompiled:
     def __init__(
         self,
         xml: bytes,
-        weights: bytes = b"",
+        weights: bytes,
         *,
         step: int,
         exact: bool = True,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.memory import Memory
-from loomsight.anomaly.normality import Box, Normality
+from loomsight.anomaly.normality import Normality
 from loomsight.anomaly.student import padded_to
 from loomsight.detection.deeplab import Segmenter
 from loomsight.detection.joining import TileBoxes, join_tiles
@@ -27,7 +27,7 @@ from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
-from loomsight.fabric.types import UNKNOWN, Mask, Picture, Region, ScoreMap
+from loomsight.fabric.types import UNKNOWN, Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
 from loomsight.runtime.graphs import DetectorGraph, SegmenterGraph, device
 from loomsight.runtime.tilesize import best_tile
@@ -316,6 +316,7 @@ SHARED = 48
 FAINT = 0.02
 """A box with a lower score is not kept: a detector gives a hundred and more for each tile."""
 _MOST = 50  # boxes of a tile, the surest
+_AT_ONCE = 4  # tiles
 
 
 class DetectorEngine:
@@ -332,7 +333,7 @@ class DetectorEngine:
     ) -> None:
         self._compiled, self._types, self._tile, self._camera = compiled, tuple(types), tile, camera
 
-    def detect(self, image: Picture, *, batch: int = 4) -> list[Region]:
+    def detect(self, image: Picture) -> list[Region]:
         """Find the defects of a picture of any size.
 
         Args:
@@ -346,7 +347,9 @@ class DetectorEngine:
         height, width = image.shape[:2]
         rgb = to_rgb(image)
         tiles = plan_tiles(height, width, tile=self._tile, overlap=SHARED)
-        groups = [tiles[first : first + batch] for first in range(0, len(tiles), batch)]
+        # What is in flight is one tile each; torch, which has nothing in flight, takes some at once.
+        many = _AT_ONCE if self._compiled.depth == 0 else 1
+        groups = [tiles[first : first + many] for first in range(0, len(tiles), many)]
         looked = answers(self._compiled, (np.stack([cut(rgb, tile) for tile in some]) for some in groups))
         found: list[TileBoxes] = []
         for some, answer in zip(groups, looked, strict=True):

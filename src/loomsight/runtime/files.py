@@ -61,8 +61,9 @@ def check_openvino(model: bytes, weights: bytes, *, where: Path | None = None) -
     if tree.tag != "net":
         raise ExportError("file refused", where=where, why="it is no OpenVINO model")
     for data in tree.iter("data"):
-        offset, size = (
-            (int(data.get(key, "0")) for key in ("offset", "size")) if "size" in data.attrib else (0, 0)
-        )
-        if offset < 0 or size < 0 or offset + size > len(weights):
+        try:
+            offset, size = int(data.get("offset", "0")), int(data.get("size", "0"))
+        except ValueError as error:
+            raise ExportError("file refused", where=where, why="it reads from nowhere") from error
+        if "size" in data.attrib and not 0 <= offset <= offset + size <= len(weights):
             raise ExportError("file refused", where=where, why="it reads beyond its weights")

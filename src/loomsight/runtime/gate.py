@@ -37,7 +37,7 @@ from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.look import Look
 from loomsight.fabric.regions import label_parts
 from loomsight.fabric.tiles import Tile
-from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
+from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Compiled, Pending
 from loomsight.runtime.graphs import Graph
 
@@ -47,11 +47,12 @@ BLOCK = 4 * CELL
 """Pixels a side of what passes or does not."""
 CONTEXT = 16
 """Pixels around a block that the networks see with it, in a quick look."""
-OVERHEAD = ((BLOCK + 2 * CONTEXT) / BLOCK) ** 2
+SIDE = BLOCK + 2 * CONTEXT
+"""Pixels a side of a quick look; a smaller picture is looked at in full."""
+OVERHEAD = (SIDE / BLOCK) ** 2
 """Pixels that the networks look at for each pixel of a block that passes."""
 AUDIT = 100
 """One picture in so many is looked at in full."""
-Box = tuple[int, int, int, int]
 _WIDTH = 16  # of a vector register: 24 are twice as slow
 _FOLLOWED = 8  # times that a region is followed before all of the picture is looked at
 _JUDGED = 20  # pictures after which the gate is switched off if it has not paid
@@ -139,11 +140,12 @@ class FullEngine(Protocol):
 
 @dataclass
 class _Job:
-    """A picture on its way: which of its blocks passed, and whether it is looked at in full."""
+    """A picture as given and as corrected, which blocks of it passed, and whether all is looked at."""
 
+    given: Picture
     image: Picture
     passed: Bool[NDArray[np.bool_], "i j"]
-    audit: bool = False
+    whole: bool = False
     tiles: list[Tile] = field(default_factory=list)
 
 
@@ -191,37 +193,43 @@ class GatedEngine:
     def looks(self, images: Iterable[Picture]) -> Iterator[Look]:
         """The scores of pictures in order, where the networks looked; pictures are drawn ahead."""
         begun: deque[_Job] = deque()
+        coming = iter(images)
 
         def tiled() -> Iterator[tuple[Picture, Sequence[Tile]]]:
-            for job in self._gated(images):
+            for job in self._gated(coming):
                 begun.append(job)
                 yield job.image, job.tiles
 
         for scores in self.full.jobs(tiled()):
             yield self._grown(begun.popleft(), scores)
+        # Switched off: what is left goes to the networks as if there were no gate.
+        yield from map(Look.whole, self.full.scores(coming))
 
-    def _gated(self, images: Iterable[Picture]) -> Iterator[_Job]:
-        """The gate's answers, in order."""
-        flying: deque[tuple[Picture, Pending]] = deque()
-        for image in images:
-            corrected = self.full.corrected(image)
-            flying.append((corrected, self._gate.start(gate_input(corrected, self._channels)[None])))
+    def _gated(self, images: Iterator[Picture]) -> Iterator[_Job]:
+        """The gate's answers, in order, until it is switched off; what it has not seen is left."""
+        flying: deque[tuple[Picture, Picture, Pending]] = deque()
+        while not self.count.off:
+            given = next(images, None)
+            if given is None:
+                break
+            image = self.full.corrected(given)
+            flying.append((given, image, self._gate.start(gate_input(image, self._channels)[None])))
             if len(flying) > self._gate.depth:
                 yield self._judged(*flying.popleft())
         while flying:
             yield self._judged(*flying.popleft())
 
-    def _judged(self, image: Picture, pending: Pending) -> _Job:
+    def _judged(self, given: Picture, image: Picture, pending: Pending) -> _Job:
         """Which blocks of a picture pass, and the tiles that they are looked at in."""
-        job = _Job(image, self._passing(pending))
-        small = min(image.shape[:2]) < BLOCK + 2 * CONTEXT
-        job.audit = (self._audits and self._seen % AUDIT == 0) or small or self.count.off
+        job = _Job(given, image, self._passing(pending))
+        small = min(image.shape[:2]) < SIDE
+        job.whole = (self._audits and self._seen % AUDIT == 0) or small
         self._seen += 1
         self.count.blocks += job.passed.size
-        self.count.passed += int(job.passed.sum())
+        self.count.passed += job.passed.size if small else int(job.passed.sum())
         if self._audits and self._seen == _JUDGED and self.count.rate > self._worth:
             self.count.off = True
-        if not job.audit:
+        if not job.whole:
             job.tiles = [around(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]
         return job
 
@@ -237,9 +245,10 @@ class GatedEngine:
         """What is seen of a picture, after a quick look at what passed."""
         image = job.image
         shape = image.shape[0], image.shape[1]
-        if job.audit:
-            (whole,) = self.full.scores([image])
-            self._check(whole, job.passed)
+        if job.whole:
+            whole = self.full.score(job.given)
+            if min(shape) >= SIDE:
+                self._check(whole, job.passed)
             return Look.whole(whole)
         places = np.argwhere(job.passed)
         boxes = [
@@ -255,8 +264,7 @@ class GatedEngine:
             if not further:
                 return Look(shape, score, bool(known.all()))
             boxes += further
-        (whole,) = self.full.scores([image])
-        return Look.whole(whole)
+        return Look.whole(self.full.score(job.given))
 
     def _further(self, score: ScoreMap, known: Mask) -> list[Box]:
         """Boxes beyond what is known that its regions may reach into."""
@@ -322,12 +330,11 @@ def lost_regions(
 
 def around(image: Picture, row: int, column: int) -> Tile:
     """The tile that a block is looked at in; at the picture's border it is moved inwards."""
-    side = BLOCK + 2 * CONTEXT
     y0, x0 = (
-        min(max(0, at * BLOCK - CONTEXT), length - side)
+        min(max(0, at * BLOCK - CONTEXT), length - SIDE)
         for at, length in zip((row, column), image.shape[:2], strict=True)
     )
-    return Tile(y0, x0, y0 + side, x0 + side)
+    return Tile(y0, x0, y0 + SIDE, x0 + SIDE)
 
 
 def own(image: Picture, row: int, column: int, tile: Tile, score: ScoreMap) -> ScoreMap:

@@ -20,7 +20,7 @@ from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled
 from loomsight.runtime.engine import SegmenterEngine
 from loomsight.runtime.export import Trials, export_network
-from loomsight.runtime.gate import CELL, OVERHEAD, GateGraph, GateNetwork
+from loomsight.runtime.gate import OVERHEAD, GateGraph, GateNetwork
 from loomsight.runtime.graphs import SegmenterGraph
 
 PASSING = 0.02
@@ -87,7 +87,7 @@ def of_machine(*, rounds: int = 5, progress: Progress | None = None) -> dict[str
         for name, compiled in engines.items()
     }
     gate = dict(_exported(GateGraph(GateNetwork(1).eval()), "gate", _noise(320, 320)[None, ..., :1]))
-    tiles = strip[None, : _STRIP[0] // CELL * CELL, :, :1]
+    tiles = np.ascontiguousarray(strip[None, ..., :1])
 
     def gating() -> float:
         flying = [gate["openvino-int8"].start(tiles) for _ in range(8)]
