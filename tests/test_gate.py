@@ -14,7 +14,7 @@ from loomsight.fabric.look import Look
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
-from loomsight.learn.gate import gate_thresholds, learn_gate
+from loomsight.learn.gate import Window, gate_thresholds, learn_gate
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
 from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, blocks_of
@@ -248,7 +248,7 @@ def test_it_learns_from_the_engine_where_something_is_found() -> None:
 
 
 def test_too_few_defects_promise_nothing() -> None:
-    held = [(good(), Dark().score(good()))]
+    held = [Window(good(), np.zeros(good().shape[:2], np.uint8), Dark().score(good()))]
     found = gate_thresholds(Gate(), 1, Dark(), held, 0.5, min_area=4, merge_gap=5)
     assert (found.cell, found.near, found.defects) == (-np.inf, 0.0, 0)
 

@@ -8,7 +8,7 @@ roll the selvedge lies a few pixels further.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -31,6 +31,10 @@ _INSIDE, _AT_ENDS = 3, 5  # windows of a picture: anywhere, and from each end
 _SOFT = 1.0  # pixels of blur at most: a lens that is slightly out of focus
 
 
+Levels = Sequence[Float[NDArray[np.float32], "c h w"]]
+"""Of one picture, finest first."""
+
+
 class Features:
     """The frozen network."""
 
@@ -39,18 +43,25 @@ class Features:
         network = efficientnet_lite.build("lite0", stages=5, border="replicate").eval().to(self.device)
         network.requires_grad_(False)
         self.network: nn.Module = network
-        self._other: Callable[[Picture], Sequence[NDArray[np.float32]]] | None = None
+        self._other: Callable[[Iterable[Picture]], Iterator[Levels]] | None = None
 
-    def run_by(self, other: Callable[[Picture], Sequence[Float[NDArray[np.float32], "c h w"]]]) -> None:
-        """Let an exported form of the network give the levels of a picture."""
+    def run_by(self, other: Callable[[Iterable[Picture]], Iterator[Levels]]) -> None:
+        """Let an exported form of the network give the levels of pictures, with several in flight."""
         self._other = other
 
     def levels(self, even: Picture) -> list[Float[Tensor, "c h w"]]:
         """Features of an evenly lit picture (:meth:`Light.even`) at each stride, finest first."""
-        if self._other is not None and not any(side % STEP for side in even.shape[:2]):
-            return [torch.from_numpy(level) for level in self._other(even)]
-        x = torch.from_numpy(np.ascontiguousarray(even)).to(self.device).permute(2, 0, 1)[None].float() / 255
-        return [level[0] for level in self.batch(x)]
+        (levels,) = self.levels_of([even])
+        return levels
+
+    def levels_of(self, even: Sequence[Picture]) -> Iterator[list[Float[Tensor, "c h w"]]]:
+        """The same of several pictures or tiles, in order."""
+        if self._other is not None and not any(side % STEP for one in even for side in one.shape[:2]):
+            yield from ([torch.from_numpy(level) for level in levels] for levels in self._other(even))
+            return
+        for one in even:
+            x = torch.from_numpy(np.ascontiguousarray(one)).to(self.device).permute(2, 0, 1)[None]
+            yield [level[0] for level in self.batch(x.float() / 255)]
 
     @torch.no_grad()
     def batch(self, x: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c h2 w2"]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -187,17 +187,29 @@ class Memory:
 
     def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
         """The logarithm of the distance to good cloth, averaged over the scales."""
-        return self._mean(even, _Level.strangeness)
+        (said,) = self.strangeness_of([even])
+        return said
 
-    def recognised(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+    def strangeness_of(self, even: Sequence[Picture]) -> Iterator[Float[NDArray[np.float32], "h w"]]:
+        """The same of several pictures or tiles, in order."""
+        return self._means(even, _Level.strangeness)
+
+    def recognised_of(self, even: Sequence[Picture]) -> Iterator[Float[NDArray[np.float32], "h w"]]:
         """How much more like taught defects than like good cloth, as a logarithm; below 0 the reverse."""
-        return self._mean(even, _Level.recognised)
+        return self._means(even, _Level.recognised)
+
+    def _means(
+        self, even: Sequence[Picture], said: Callable[[_Level, Tensor], Tensor]
+    ) -> Iterator[NDArray[np.float32]]:
+        for one, levels in zip(even, self._features.levels_of(even), strict=True):
+            yield self._mean((one.shape[0], one.shape[1]), levels, said)
 
     @torch.no_grad()
-    def _mean(self, even: Picture, said: Callable[[_Level, Tensor], Tensor]) -> NDArray[np.float32]:
-        size = (even.shape[0], even.shape[1])
+    def _mean(
+        self, size: tuple[int, int], levels: Sequence[Tensor], said: Callable[[_Level, Tensor], Tensor]
+    ) -> NDArray[np.float32]:
         total = torch.zeros(size)
-        for level, vectors in zip(self._levels, self._features.levels(even), strict=True):
+        for level, vectors in zip(self._levels, levels, strict=True):
             own = said(level, vectors.flatten(1).T).view(1, 1, *vectors.shape[1:])
             total += torch.nn.functional.interpolate(own, size, mode="bilinear")[0, 0].cpu()
         return np.asarray(total.numpy() / len(self._levels), np.float32)

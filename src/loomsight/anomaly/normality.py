@@ -16,8 +16,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, Self, runtime_checkable
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.anomaly.fanogan import FAnoGan
+from loomsight.anomaly.features import STEP
 from loomsight.anomaly.ganomaly import Ganomaly
 from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.prediction import Prediction
@@ -32,10 +34,10 @@ from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
-from loomsight.fabric.tiles import Mosaic, Tile, cut
+from loomsight.fabric.tiles import Mosaic, Tile, cut, tile_side
 from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
 
-TILE, BORDER, OVERLAP = (512, 2048), 32, 16  # pixels: see Mosaic
+TILE, BORDER, OVERLAP = (512, 512), 32, 16  # pixels: see Mosaic; larger ones leave the cache
 RARE = 0.01
 """The share of good cloth that is above one half."""
 _RAREST = 1e-4  # the share of good cloth at which its tail is measured
@@ -59,6 +61,14 @@ class Method(Protocol):
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
+
+
+@runtime_checkable
+class Ahead(Protocol):
+    """A method that is quicker with several tiles at once."""
+
+    def strangeness_of(self, even: Sequence[Picture]) -> Iterator[Float[NDArray[np.float32], "h w"]]:
+        """How strange each place is, tile by tile, in order."""
 
 
 class Expectation:
@@ -224,9 +234,9 @@ class Normality:
         strange = np.zeros(even.shape[:2], np.float32)
         taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
-            strange += expected.beyond(around, _tiled(method.strangeness, even, boxes)) / len(self._methods)
+            strange += expected.beyond(around, _tiled(_each(method), even, boxes)) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
-                taught = _tiled(method.recognised, even, boxes) / np.float32(expected.tail)
+                taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected.tail)
         return strange, taught
 
     def _scored(
@@ -352,7 +362,7 @@ def _spread(count: int, most: int) -> list[int]:
 
 def _places(methods: Sequence[Method], even: Picture) -> Float[NDArray[np.float32], "m n"]:
     """Of every third place of a picture: how bright it is around, and what each method says."""
-    maps = [_around(even), *(_tiled(method.strangeness, even) for method in methods)]
+    maps = [_around(even), *(_tiled(_each(method), even) for method in methods)]
     return np.stack([one.ravel()[::3] for one in maps])
 
 
@@ -361,19 +371,30 @@ def _around(even: Picture) -> Float[NDArray[np.float32], "h w"]:
     return np.asarray(cv2.GaussianBlur(to_grey(even).astype(np.float32), (0, 0), _AROUND), np.float32)
 
 
+def _each(method: Method) -> Callable[[Sequence[Picture]], Iterable[Float[NDArray[np.float32], "h w"]]]:
+    """What a method says of each of some tiles."""
+    return method.strangeness_of if isinstance(method, Ahead) else partial(map, method.strangeness)
+
+
 def _tiled(
-    strangeness: Callable[[Picture], Float[NDArray[np.float32], "h w"]],
+    each: Callable[[Sequence[Picture]], Iterable[Float[NDArray[np.float32], "h w"]]],
     even: Picture,
     boxes: Sequence[Box] | None = None,
 ) -> Float[NDArray[np.float32], "h w"]:
     """What a method says of a picture, tile by tile; of those tiles that have a say in the boxes."""
     mosaic = _mosaic(even)
-    for number in range(len(mosaic.tiles)) if boxes is None else mosaic.covering(boxes):
-        mosaic.put(number, strangeness(cut(even, mosaic.tiles[number])))
+    numbers = list(range(len(mosaic.tiles))) if boxes is None else mosaic.covering(boxes)
+    tiles = [cut(even, mosaic.tiles[number]) for number in numbers]
+    for number, said in zip(numbers, each(tiles), strict=True):
+        mosaic.put(number, said)
     return mosaic.map
 
 
 def _mosaic(even: Picture) -> Mosaic:
-    height, width = (max(side, 2 * BORDER + OVERLAP + 1) for side in even.shape[:2])
-    tile = min(height, TILE[0]), min(width, TILE[1])
-    return Mosaic((even.shape[0], even.shape[1]), tile=tile, overlap=OVERLAP, border=BORDER)
+    shared = 2 * BORDER + OVERLAP
+    least = -(-(shared + 1) // STEP) * STEP
+    height, width = (
+        max(tile_side(side, most, step=STEP, shared=shared), least)
+        for side, most in zip(even.shape[:2], TILE, strict=True)
+    )
+    return Mosaic((even.shape[0], even.shape[1]), tile=(height, width), overlap=OVERLAP, border=BORDER)

@@ -1,12 +1,12 @@
 """How a gate is learned: the profile's own engine tells it where on this fabric it would find something.
 
-1. Three of four windows of good cloth get a defect drawn into them. The engine scores them all.
+1. Three of four windows of good cloth get defects drawn into them. The engine scores them all.
 2. The gate learns, for each cell, how sure the engine is at its surest place. Half of the windows are kept
    back.
-3. Two thresholds are set on these, the gate's and that of the quick look behind it. What the engine finds in
-   one window is one defect, in however many regions: it is kept when one of its blocks passes both, for then
-   the engine sees all around it. At most the promised share may be lost, with the finite-sample correction of
-   conformal prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
+3. Two thresholds are set on these, the gate's and that of the quick look behind it. A drawn defect that the
+   engine finds, in however many regions, is kept when one of its blocks passes both, for then the engine sees
+   all around it. At most the promised share may be lost, with the finite-sample correction of conformal
+   prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
 4. On good cloth it is seen how much passes, and on this machine what the gate and the networks take. A gate
    that does not pay is not kept.
 """
@@ -15,21 +15,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loomsight.errors import DatasetError
-from loomsight.fabric.regions import find_regions
+from loomsight.fabric.regions import label_parts
 from loomsight.fabric.scores import logits
-from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled
@@ -46,6 +47,7 @@ _FEWEST = 130  # defects that are found: with fewer nothing can be promised
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
 _PIXELS = 160_000_000  # of all windows, at most
 _CROP = 224  # pixels a side of what is learned from at a time
+_DEFECTS = 3  # in a window: what is rare, a green speck, the gate has to see often enough
 _STEPS = 1500
 _LEAST_SECONDS = 20.0  # of a training, also where the windows took all the time
 _TRIES = 2  # trainings: a gate's luck is worth a factor of two
@@ -55,6 +57,24 @@ _LIGHT = 0.08  # by so much brighter or darker a window is shown
 _SHARE = 0.5  # of the time for the windows and their scores
 
 
+_Place = tuple[int, int]  # row and column of a block
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of a good picture.
+
+    Attributes:
+        image: with what was drawn into it.
+        drawn: the number of the defect that was drawn there, 0 where none was.
+        score: what the engine says of it.
+    """
+
+    image: Picture
+    drawn: UInt8[NDArray[np.uint8], "h w"]
+    score: ScoreMap
+
+
 @dataclass(frozen=True, slots=True)
 class LearnedGate:
     """Gates that are not calibrated yet.
@@ -62,12 +82,12 @@ class LearnedGate:
     Attributes:
         networks: the gates, which differ in what they began with; the cheapest is kept.
         channels: of their pictures.
-        held: what was kept back: windows and the engine's scores of them.
+        held: the windows that were kept back.
     """
 
     networks: list[GateNetwork]
     channels: Literal[1, 3]
-    held: list[tuple[Picture, ScoreMap]]
+    held: list[Window]
 
 
 class _GateTask:
@@ -118,18 +138,24 @@ def learn_gate(
     ]
     windows = _PIXELS // (size[0] * size[1])
     began, rng = time.monotonic(), np.random.default_rng([seed, 11])
-    seen: list[tuple[Picture, ScoreMap]] = []
+    seen: list[Window] = []
+    begun: deque[tuple[Picture, NDArray[np.uint8]]] = deque()
+
+    def drawing() -> Iterator[Picture]:
+        for _ in range(windows):
+            begun.append(_window(large, (size[0], size[1]), rng))
+            yield begun[-1][0]
+
     found = 0
-    while len(seen) < windows:
-        window = _window(large, (size[0], size[1]), rng)
-        seen.append((window, engine.score(window)))
+    for score in engine.scores(drawing()):
+        seen.append(Window(*begun.popleft(), score))
         progress.step("windows for the gate", len(seen), windows)
-        found += bool((seen[-1][1] >= threshold).any())
+        found += bool((score >= threshold).any())
         # Half of them are held back, and with too few of these nothing could be promised.
         if found >= 3 * _FEWEST and time.monotonic() - began > _SHARE * seconds:
             break
     channels: Literal[1, 3] = 1 if grey else 3
-    learned, held = [(gate_input(image, channels), score) for image, score in seen[::2]], seen[1::2]
+    learned, held = [(gate_input(one.image, channels), one.score) for one in seen[::2]], seen[1::2]
     levels = np.stack([image[::4, ::4] for image, _ in learned])
     networks = []
     for number in range(_TRIES):
@@ -172,7 +198,7 @@ def gate_thresholds(
     gate: Compiled,
     channels: int,
     engine: FullEngine,
-    held: Sequence[tuple[Picture, ScoreMap]],
+    held: Sequence[Window],
     threshold: float,
     *,
     min_area: int,
@@ -186,37 +212,44 @@ def gate_thresholds(
         held: see :class:`LearnedGate`.
         threshold, min_area, merge_gap: of the engine's regions.
     """
-    surest, nearest = [], []
-    for image, score in held:
-        found = find_regions(score, threshold, min_area=min_area, merge_gap=merge_gap)
+    surest, nearest, side = [], [], BLOCK // CELL
+    for window in held:
+        found = _found(window, threshold, min_area, merge_gap)
         if not found:
             continue
-        cells = gate.start(gate_input(image, channels)[None]).wait()[0][0]
-        places = {place for one in found for place in _blocks(one)}
-        side = BLOCK // CELL
-        surest.append(
-            max(float(cells[y * side : (y + 1) * side, x * side : (x + 1) * side].max()) for y, x in places)
-        )
-        nearest.append(max(_quick_looks(engine, image, places)))
+        cells = gate.start(gate_input(window.image, channels)[None]).wait()[0][0]
+        looks = _quick_looks(engine, window.image, sorted({place for places in found for place in places}))
+        for places in found:
+            blocks = [cells[y * side : (y + 1) * side, x * side : (x + 1) * side] for y, x in places]
+            surest.append(max(float(block.max()) for block in blocks))
+            nearest.append(max(looks[place] for place in places))
     if len(surest) < _FEWEST:
         return GateThresholds(-math.inf, 0.0, len(surest))
     ranks = [max(1, math.floor(share * LOST * (len(surest) + 1))) - 1 for share in (_OF_GATE, 1 - _OF_GATE)]
     return GateThresholds(sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], threshold), len(surest))
 
 
-def _quick_looks(engine: FullEngine, image: Picture, places: set[tuple[int, int]]) -> list[float]:
+def _found(window: Window, threshold: float, min_area: int, merge_gap: int) -> list[set[_Place]]:
+    """Of each drawn defect that the engine finds the blocks that its regions lie in."""
+    count, labels = label_parts(window.score >= threshold, merge_gap)
+    large = np.bincount(labels.ravel(), minlength=count + 1) >= min_area
+    large[0] = False
+    found = []
+    for number in range(1, int(window.drawn.max()) + 1):
+        met = np.zeros(count + 1, np.bool_)
+        met[labels[window.drawn == number]] = True
+        if (met & large).any():
+            ys, xs = np.nonzero((met & large)[labels])
+            found.append(set(zip((ys // BLOCK).tolist(), (xs // BLOCK).tolist(), strict=True)))
+    return found
+
+
+def _quick_looks(engine: FullEngine, image: Picture, places: Sequence[_Place]) -> dict[_Place, float]:
     """The highest score of each of some blocks in a quick look."""
     tiles = [around(image, *place) for place in places]
     (scores,) = engine.jobs([(image, tiles)])
     looked = zip(places, tiles, scores, strict=True)
-    return [float(own(image, *place, tile, score).max()) for place, tile, score in looked]
-
-
-def _blocks(region: Region) -> list[tuple[int, int]]:
-    """The blocks that a region's box touches."""
-    x0, y0, x1, y1 = region.box
-    rows, columns = range(y0 // BLOCK, (y1 - 1) // BLOCK + 1), range(x0 // BLOCK, (x1 - 1) // BLOCK + 1)
-    return [(row, column) for row in rows for column in columns]
+    return {place: float(own(image, *place, tile, score).max()) for place, tile, score in looked}
 
 
 def _batches(
@@ -244,14 +277,18 @@ def _batches(
     return batch
 
 
-def _window(large: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """A window of good cloth; three of four have a defect drawn into them."""
+def _window(
+    large: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator
+) -> tuple[Picture, NDArray[np.uint8]]:
+    """A window of good cloth; three of four have defects drawn into them, whose numbers are told."""
     image = large[int(rng.integers(len(large)))]
     top, left = (int(rng.integers(room - side + 1)) for room, side in zip(image.shape[:2], size, strict=True))
     window = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
-    if rng.random() < 0.75:
-        window, _ = draw_defect(window, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
-    return window
+    drawn = np.zeros(size, np.uint8)
+    for number in range(1, 1 + (_DEFECTS if rng.random() < 0.75 else 0)):
+        window, where = draw_defect(window, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
+        drawn[where] = number
+    return window, drawn
 
 
 def _cells(score: ScoreMap, threshold: float) -> Float[NDArray[np.float32], "i j"]:

@@ -90,7 +90,7 @@ def _gate(
     except DatasetError as error:
         progress.say(f"no gate: {error.why}")
         return None
-    tiles = np.stack([gate_input(image, learned.channels) for image, _ in learned.held[:8]])
+    tiles = np.stack([gate_input(one.image, learned.channels) for one in learned.held[:8]])
     best: tuple[float, GateCard, list[tuple[EngineCard, bytes, bytes]]] | None = None
     for network in learned.networks:
         graph = GateGraph(network)

@@ -288,8 +288,9 @@ def hasten(normality: Normality, features: Compiled | None, student: Compiled | 
             normality.replace(CompiledStudent(student))
 
 
-def _levels(features: Compiled, even: Picture) -> list[NDArray[np.float32]]:
-    return [level[0] for level in features.start(even[None]).wait()]
+def _levels(features: Compiled, even: Iterable[Picture]) -> Iterator[list[NDArray[np.float32]]]:
+    for levels in answers(features, (one[None] for one in even)):
+        yield [level[0] for level in levels]
 
 
 class CompiledStudent:
@@ -302,9 +303,14 @@ class CompiledStudent:
 
     def strangeness(self, even: Picture) -> ScoreMap:
         """A logarithm, of an evenly lit picture or tile."""
-        padded = padded_to(even, self._compiled.step)
-        (said,) = self._compiled.start(padded[None]).wait()
-        return said[0, : even.shape[0], : even.shape[1]].copy()
+        (said,) = self.strangeness_of([even])
+        return said
+
+    def strangeness_of(self, even: Sequence[Picture]) -> Iterator[ScoreMap]:
+        """The same of several, in order."""
+        padded = (padded_to(one, self._compiled.step)[None] for one in even)
+        for one, (said,) in zip(even, answers(self._compiled, padded), strict=True):
+            yield said[0, : one.shape[0], : one.shape[1]].copy()
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Nothing: its weights are in its file."""
