@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 
-from loomsight.detection.deeplab import IGNORED, Form, SegmenterTask, build, segmentation_loss, start_from
+from loomsight.detection.deeplab import (
+    IGNORED,
+    DeepLabLite,
+    Form,
+    SegmenterTask,
+    build,
+    segmentation_loss,
+    start_from,
+)
 from loomsight.fabric.types import LabelledPicture, Region, TrainingTile
 from loomsight.learn.segmenter import collate, train_segmenter
 from loomsight.loom import ClothSpec, weave
@@ -148,6 +158,31 @@ def test_it_names_what_it_was_shown_and_is_silent_where_it_does_not_know() -> No
     assert doubtful.type in ("unknown", *types)
     (silent,) = TorchEngine(build("lite")).name(tiles[0].image, [Region((5, 5, 9, 9), 16, 4.0, 0.9)])
     assert silent.type == "unknown"
+
+
+def test_regions_of_any_size_are_named_in_windows_of_few_sizes() -> None:
+    """torch keeps a megabyte and more for each size that a network ever saw, and a roll is long."""
+
+    class Seen(DeepLabLite):
+        sizes: ClassVar[set[tuple[int, ...]]] = set()
+
+        def with_types(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+            self.sizes.add(tuple(x.shape[-2:]))
+            return super().with_types(x)
+
+    rng = np.random.default_rng(0)
+    engine = TorchEngine(Seen(pretrained=False, types=("hole", "stain")))
+    image = np.full((600, 700), 128, np.uint8)
+    regions = []
+    for _ in range(12):
+        (y0, x0), (high, wide) = rng.integers(0, 500, 2), rng.integers(3, 120, 2)
+        box = (int(x0), int(y0), int(x0 + wide), int(y0 + high))
+        regions.append(Region(box, int(high * wide), float(max(high, wide)), 0.9))
+    corners = ((0, 0, 600, 3), (690, 590, 700, 600), (0, 0, 700, 600))
+    regions += [Region(corner, 30, 9.0, 0.9) for corner in corners]
+    assert len(engine.name(image, regions)) == 15
+    assert len(Seen.sizes) <= 4
+    assert max(max(size) for size in Seen.sizes) <= 512
 
 
 def test_unknown_types_and_boxes_without_masks_name_no_pixel() -> None:

@@ -36,7 +36,9 @@ BORDER = 32  # pixels of context where a tile has a neighbour
 OVERLAP = 16
 CERTAIN = 0.5
 """Share of the votes that a type needs; with less it is unknown."""
-_NAMED = 512  # pixels of a region's surroundings that its type is read from, at most a side
+# Pixels a side of a region's surroundings that its type is read from: torch keeps a compiled form, a megabyte
+# and more, of each layer for each size that it ever saw, so there are few.
+_NAMED = (128, 512)
 LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
 
@@ -181,10 +183,17 @@ class SegmenterEngine:
         """The type with most weight on the region, weighed by its score; looked at in its surroundings."""
         x0, y0, x1, y1 = region.box
         middle = (y0 + y1) // 2, (x0 + x1) // 2
-        sides = [min(high - low + 2 * BORDER, _NAMED) for low, high in ((y0, y1), (x0, x1))]
-        spans = [
-            (max(0, at - side // 2), min(room, at - side // 2 + side))
+        sides = [
+            next((side for side in _NAMED if side >= high - low + 2 * BORDER), _NAMED[-1])
+            for low, high in ((y0, y1), (x0, x1))
+        ]
+        starts = [
+            max(0, min(at - side // 2, room - side))
             for at, side, room in zip(middle, sides, rgb.shape[:2], strict=True)
+        ]
+        spans = [
+            (start, min(start + side, room))
+            for start, side, room in zip(starts, sides, rgb.shape[:2], strict=True)
         ]
         (top, bottom), (left, right) = spans
         part = np.ascontiguousarray(rgb[top:bottom, left:right])
