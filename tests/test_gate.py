@@ -253,6 +253,18 @@ def test_too_few_defects_promise_nothing() -> None:
     assert (found.cell, found.near, found.defects) == (-np.inf, 0.0, 0)
 
 
+def test_thresholds_are_set_on_each_drawn_defect_that_is_found_and_on_nothing_else() -> None:
+    """Two of three that were drawn are found; a dark place that nobody drew is a false alarm."""
+    image, drawn = good(), np.zeros(good().shape[:2], np.uint8)
+    for number, (y, x) in enumerate(((40, 40), (200, 300), (60, 200)), 1):
+        drawn[y : y + 12, x : x + 12] = number
+    image[42:52, 38:50] = image[205:215, 305:315] = image[20:30, 100:110] = 0
+    window = Window(image, drawn, Dark().score(image))
+    found = gate_thresholds(Gate(), 1, Dark(), [window] * 70, 0.5, min_area=4, merge_gap=5)
+    assert found.defects == 140
+    assert np.isfinite(found.cell)
+
+
 def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:
     with pytest.raises(DatasetError, match="160 × 160"):
         learn_gate(Dark(), [good(100, 400)], 0.5, seconds=1)
