@@ -1,14 +1,14 @@
 """How a gate is learned: the profile's own engine tells it where on this fabric it would find something.
 
 1. Three of four windows of good cloth get defects drawn into them. The engine scores them all.
-2. The gate learns, for each cell, how sure the engine is at its surest place. Half of the windows are kept
-   back.
+2. The gate learns, for each cell, how sure the engine is at its surest place. Every fourth picture is kept
+   back, and half of the windows are cut from these.
 3. Two thresholds are set on these, the gate's and that of the quick look behind it. A drawn defect that the
    engine finds, in however many regions, is kept when one of its blocks passes both, for then the engine sees
    all around it. At most the promised share may be lost, with the finite-sample correction of conformal
    prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
-4. On good cloth it is seen how much passes, and on this machine what the gate and the networks take. A gate
-   that does not pay is not kept.
+4. On the pictures that were kept back it is seen how much passes, and on this machine what the gate and the
+   networks take. A gate that does not pay is not kept.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ LOST = 0.01
 """The share of the engine's regions that the gate may lose."""
 _OF_GATE = 0.75  # of what may be lost, that the gate may lose; the quick look behind it may lose the rest
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
+_APART = 4  # one picture in so many is kept back
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
 _PIXELS = 160_000_000  # of all windows, at most
 _CROP = 224  # pixels a side of what is learned from at a time
@@ -82,12 +83,13 @@ class LearnedGate:
     Attributes:
         networks: the gates, which differ in what they began with; the cheapest is kept.
         channels: of their pictures.
-        held: the windows that were kept back.
+        held: the windows that were kept back; apart: the pictures that these were cut from.
     """
 
     networks: list[GateNetwork]
     channels: Literal[1, 3]
     held: list[Window]
+    apart: list[Picture]
 
 
 class _GateTask:
@@ -131,6 +133,8 @@ def learn_gate(
     large = [image for image in good if min(image.shape[:2]) >= SIDE]
     if not large:
         raise DatasetError("no gate can be learned", why=f"no good picture has {SIDE} × {SIDE} pixels")
+    apart = large[::_APART]
+    near = [image for number, image in enumerate(large) if number % _APART] or large
     grey = all(image.ndim == 2 or bool((image[..., :1] == image[..., 1:]).all()) for image in large)
     size = [
         min(most, min(image.shape[axis] for image in large) // CELL * CELL)
@@ -142,8 +146,8 @@ def learn_gate(
     begun: deque[tuple[Picture, NDArray[np.uint8]]] = deque()
 
     def drawing() -> Iterator[Picture]:
-        for _ in range(windows):
-            begun.append(_window(large, (size[0], size[1]), rng))
+        for number in range(windows):
+            begun.append(_window((near, apart)[number % 2], (size[0], size[1]), rng))
             yield begun[-1][0]
 
     found = 0
@@ -176,7 +180,7 @@ def learn_gate(
             progress=progress,
         )
         networks.append(network.eval().requires_grad_(False))
-    return LearnedGate(networks, channels, held)
+    return LearnedGate(networks, channels, held, apart)
 
 
 @dataclass(frozen=True, slots=True)

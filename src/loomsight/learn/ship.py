@@ -112,7 +112,7 @@ def _gate(
             point=(point.threshold, point.min_area, point.merge_gap),
             audits=False,
         )
-        cost = _cost(gated, engine, pictures)
+        cost = _cost(gated, engine, learned.apart)
         card = GateCard(
             channels=learned.channels,
             threshold=found.cell,
@@ -134,7 +134,7 @@ def _gate(
 
 
 def _cost(gated: GatedEngine, engine: SegmenterEngine | UnionEngine, good: Sequence[Picture]) -> float:
-    """The time that good cloth takes behind the gate, as a share of the time without."""
+    """The time that good cloth takes behind the gate, as a share of that without; it counts what passes."""
     some = [good[int(at)] for at in np.linspace(0, len(good) - 1, min(len(good), _TIMED))]
     took = []
     for _ in range(2):  # the first time compiles
