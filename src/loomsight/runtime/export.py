@@ -306,7 +306,7 @@ class _Answers:
         return [self._parts(one) for one in self._maps]
 
     def exactly(self, other: Compiled, file: str) -> dict[str, float]:
-        """The largest difference anywhere; of numbers above 1 as a share of them.
+        """The largest difference anywhere; as a share of numbers above 1, or of what is usual where that is.
 
         Of a graph with steps, the share of numbers that are within :data:`EXACT`: rounding decides on which
         side of a step some lie.
@@ -315,7 +315,10 @@ class _Answers:
             ExportError: the difference is more than :data:`EXACT`, or the share less than :data:`SAME_STEPS`.
         """
         pairs = zip(self._said, self._all(other), strict=True)
-        off = np.concatenate([(np.abs(a - b) / np.maximum(np.abs(a), 1)).ravel() for a, b in pairs])
+        # A score is in [0, 1]; features have no unit: rounding is in proportion to all that was added up.
+        off = np.concatenate(
+            [(np.abs(a - b) / np.maximum(np.abs(a), max(1, _usual(a)))).ravel() for a, b in pairs]
+        )
         largest, share = float(off.max(initial=0.0)), float((off <= EXACT).mean())
         if self._stepped and share >= SAME_STEPS:
             return {"share_within_1e-4": round(share, 5)}
@@ -365,6 +368,11 @@ class _Answers:
         tiles, many = self.trials.tiles, _AT_ONCE if self._free else 1
         batches = [tiles[at : at + many] for at in range(0, len(tiles), many)]
         return [np.concatenate(parts) for parts in zip(*answers(network, batches), strict=True)]
+
+
+def _usual(numbers: NDArray[np.float32]) -> float:
+    """Their root mean square."""
+    return float(np.sqrt(np.mean(np.square(numbers, dtype=np.float64))))
 
 
 def _ap(scores: NDArray[np.float32], masks: NDArray[np.bool_]) -> float:
