@@ -32,14 +32,14 @@ def test_contenders_go_by_turns_and_the_first_round_does_not_count() -> None:
 class Slow:
     """A network that is fast with one size of tile alone."""
 
-    runtime, step, depth = "test", 16, 1
+    runtime, step, depth = "torch", 16, 1
 
     def __init__(self, fast: tuple[int, int]) -> None:
-        self.fast, self.started = fast, 0
+        self.fast, self.narrowest, self.started = fast, 0, 0
 
     def start(self, tiles: Tiles) -> Ready:
         self.started += 1
-        if tiles.shape[1] <= self.fast[0] and tiles.shape[2] <= self.fast[1]:
+        if tiles.shape[1] <= self.fast[0] and self.narrowest < tiles.shape[2] <= self.fast[1]:
             return Ready((np.zeros(1, np.float32),))
         np.sort(np.random.default_rng(0).random(400_000))
         return Ready((np.zeros(1, np.float32),))
@@ -53,6 +53,11 @@ def test_a_tile_is_measured_once_and_remembered(tmp_path: Path, monkeypatch: pyt
     assert measured > 0
     assert best_tile(network, shared=80) == (256, 512)
     assert network.started == measured
+    # An exported network measures again where torch did, and torch takes that over.
+    network.runtime, network.fast, network.narrowest = "OpenVINO", (512, 1024), 512
+    assert best_tile(network, shared=80) == (512, 1024)
+    network.runtime = "torch"
+    assert best_tile(network, shared=80) == (512, 1024)
     (tmp_path / "loomsight/tiles.json").write_text("[1, 2", encoding="utf-8")
     assert best_tile(network, shared=80) in CANDIDATES
     assert network.started > measured
