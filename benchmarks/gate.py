@@ -4,8 +4,9 @@
     python benchmarks/gate.py --profile twill --pictures ../shared/data/aitex_f04
 
 The same engine scores each picture in full and behind its gate, at the profile's own threshold. A region of
-the full map is lost when no region of the gated one touches its box. Woven frames have random defects; a
-folder's pictures are all those below it.
+the full map is lost when no region of the gated one touches its box. Those that lie on a true defect are
+counted apart: the others are false alarms. Woven frames have random defects; a folder is one of the real
+fabrics, with its good and its defective pictures and their masks.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ from pathlib import Path
 import numpy as np
 
 from loomsight.demo import DENIM
-from loomsight.fabric.images import find_images, read_image
+from loomsight.fabric.images import find_images, read_image, to_grey
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Picture, Region
+from loomsight.fabric.types import Mask, Picture, Region
 from loomsight.loom import weave
 from loomsight.profile import Profile
 
 FRAME = (512, 768)
+NEAR = 5  # pixels that a region may lie beside a true defect
 
 
 @dataclass
 class Tally:
-    """Pictures, true defects where known, regions of the full map, lost ones, and what passed."""
+    """Pictures, defects that were woven, regions of the full map, lost ones, and what passed."""
 
     pictures: int = 0
     defects: int = 0
     regions: int = 0
     lost: int = 0
+    on_defects: int = 0
+    lost_on_defects: int = 0
     passed: float = 0.0
 
 
@@ -56,12 +60,13 @@ def main() -> None:
     print(
         f"{profile.name}: {tally.pictures} pictures, {tally.defects} woven defects, "
         f"{tally.regions} regions in full, {tally.lost} lost ({tally.lost / max(1, tally.regions):.2%}); "
+        f"of {tally.on_defects} on true defects {tally.lost_on_defects}; "
         f"{tally.passed:.2%} of the blocks passed; the gate was set on {profile.card.gate.defects} defects"
     )
     print(json.dumps({"profile": profile.name, **asdict(tally)}))
 
 
-def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
+def compare(profile: Profile, pictures: Iterator[tuple[Picture, Mask, int]]) -> Tally:
     """The full engine and the gated one, picture by picture."""
     point, tally = profile.card.operating_point, Tally()
     how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
@@ -69,7 +74,7 @@ def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
     gate = profile.gated(full, audits=False)
     if gate is None:
         raise SystemExit("the profile has no gate")
-    for image, defects in pictures:
+    for image, mask, defects in pictures:
         whole = find_regions(full.score(image), point.threshold, **how)
         (look,) = gate.looks([image])
         kept = look.regions(point.threshold, **how)
@@ -78,6 +83,8 @@ def compare(profile: Profile, pictures: Iterator[tuple[Picture, int]]) -> Tally:
         tally.defects += defects
         tally.regions += len(whole)
         tally.lost += len(lost)
+        tally.on_defects += sum(_on(mask, one) for one in whole)
+        tally.lost_on_defects += sum(_on(mask, one) for one in lost)
     tally.passed = gate.count.rate
     return tally
 
@@ -86,19 +93,27 @@ def _touch(a: Region, b: Region) -> bool:
     return a.box[0] < b.box[2] and b.box[0] < a.box[2] and a.box[1] < b.box[3] and b.box[1] < a.box[3]
 
 
-def _woven(defects: int, seed: int) -> Iterator[tuple[Picture, int]]:
+def _on(mask: Mask, region: Region) -> bool:
+    x0, y0, x1, y1 = region.box
+    return bool(mask[max(0, y0 - NEAR) : y1 + NEAR, max(0, x0 - NEAR) : x1 + NEAR].any())
+
+
+def _woven(defects: int, seed: int) -> Iterator[tuple[Picture, Mask, int]]:
     rng, made = np.random.default_rng(seed), 0
     while made < defects:
         cloth = weave(DENIM, *FRAME, rng, defects="random")
         made += len(cloth.defects)
-        yield cloth.image, len(cloth.defects)
+        yield cloth.image, cloth.mask, len(cloth.defects)
 
 
-def _pictures(folders: list[Path]) -> Iterator[tuple[Picture, int]]:
+def _pictures(folders: list[Path]) -> Iterator[tuple[Picture, Mask, int]]:
     for folder in folders:
-        for part in ("good", "defect"):
-            for path in find_images(folder / part):
-                yield read_image(path), 0
+        for path in find_images(folder / "good"):
+            image = read_image(path)
+            yield image, np.zeros(image.shape[:2], np.bool_), 0
+        for path in find_images(folder / "defect"):
+            mask = to_grey(read_image(folder / "mask" / f"{path.stem}.png")) > 0
+            yield read_image(path), mask, 0
 
 
 if __name__ == "__main__":

@@ -109,9 +109,7 @@ def said_of_gate(count: GateCount) -> str:
     if count.off:
         return f"The gate passed {count.rate:.1%} of the cloth, too much to pay: it was switched off."
     said = f"The gate let the networks look at {count.rate:.1%} of the cloth; the rest is surely good."
+    audited = f"Pictures looked at in full: {count.audits:,}; the gate would have lost"
     if not count.regions:
-        return f"{said} In {count.audits:,} pictures looked at in full there was nothing that it could lose."
-    return (
-        f"{said} In {count.audits:,} pictures looked at in full it would have lost {count.lost:,} of "
-        f"{count.regions:,} regions."
-    )
+        return f"{said} {audited} nothing, for nothing was found in them."
+    return f"{said} {audited} {count.lost:,} of {count.regions:,} regions there."
