@@ -123,6 +123,18 @@ def test_a_picture_that_differs_as_a_whole_is_no_alarm_and_its_defect_still_is()
     assert score[where].max() > 0.8
 
 
+def test_all_parts_of_a_picture_that_differs_as_a_whole_score_as_the_whole_does() -> None:
+    """Behind a gate a picture is looked at in parts; when these are all of it, it is no alarm either."""
+    rng = np.random.default_rng(2)
+    grainy = np.clip(good_cloth()[5] + rng.normal(0, 8, good_cloth()[5].shape), 0, 255).astype(np.uint8)
+    height, width = grainy.shape[:2]
+    halves = [(0, 0, width // 2, height), (width // 2, 0, width, height)]
+    normality().score(good_cloth()[4])  # the whole picture before is as usual
+    score, _, known = normality().look_where(grainy, halves)
+    assert known.all()
+    assert np.allclose(score, normality().score(grainy), atol=1e-5)
+
+
 def test_scores_are_the_same_after_saving() -> None:
     again = Normality.from_arrays(normality().to_arrays())
     assert again.methods == ("memory", "prediction")

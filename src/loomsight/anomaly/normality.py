@@ -201,7 +201,7 @@ class Normality:
         """
         even = self._light.even(image)
         strange, taught = self._said(even)
-        self._excess = max(0.0, float(np.median(strange)) - self._typical)
+        self._seen_whole(strange)
         return self._scored(strange, taught)
 
     def look_where(
@@ -210,12 +210,15 @@ class Normality:
         """The same of some boxes of a picture, xyxy pixels, and where it is known: there and around them.
 
         By how much the picture is stranger as a whole is not seen in parts of it: what the last whole
-        picture showed counts.
+        picture showed counts. Where the boxes come to all of the picture it is that of :meth:`look`.
         """
         even = self._light.even(image)
         strange, taught = self._said(even, boxes)
         mosaic = _mosaic(even)
-        return *self._scored(strange, taught), mosaic.known(mosaic.covering(boxes))
+        known = mosaic.known(mosaic.covering(boxes))
+        if known.all():
+            self._seen_whole(strange)
+        return *self._scored(strange, taught), known
 
     def look_at(
         self, image: Picture, tiles: Sequence[Tile]
@@ -238,6 +241,9 @@ class Normality:
             if isinstance(method, Memory) and method.taught:
                 taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected.tail)
         return strange, taught
+
+    def _seen_whole(self, strange: Float[NDArray[np.float32], "h w"]) -> None:
+        self._excess = max(0.0, float(np.median(strange)) - self._typical)
 
     def _scored(
         self, strange: Float[NDArray[np.float32], "h w"], taught: Float[NDArray[np.float32], "h w"] | None
