@@ -129,10 +129,15 @@ def test_all_parts_of_a_picture_that_differs_as_a_whole_score_as_the_whole_does(
     grainy = np.clip(good_cloth()[5] + rng.normal(0, 8, good_cloth()[5].shape), 0, 255).astype(np.uint8)
     height, width = grainy.shape[:2]
     halves = [(0, 0, width // 2, height), (width // 2, 0, width, height)]
-    normality().score(good_cloth()[4])  # the whole picture before is as usual
     score, _, known = normality().look_where(grainy, halves)
     assert known.all()
     assert np.allclose(score, normality().score(grainy), atol=1e-5)
+    whole = normality().score(good_cloth()[4])
+    assert np.allclose(
+        whole, normality().score(good_cloth()[4])
+    )  # nothing of it is left for the next picture
+    some, _, _ = normality().look_where(good_cloth()[4], halves[:1])
+    assert (some[:, : width // 2] >= whole[:, : width // 2] - 1e-5).all()
 
 
 def test_scores_are_the_same_after_saving() -> None:

@@ -122,7 +122,6 @@ class Normality:
     ) -> None:
         self._light, self._methods, self._expected = light, tuple(methods), tuple(expected)
         self._typical = typical  # the median strangeness of good cloth
-        self._excess = 0.0  # by how much the last whole picture was stranger than that
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -201,24 +200,21 @@ class Normality:
         """
         even = self._light.even(image)
         strange, taught = self._said(even)
-        self._seen_whole(strange)
-        return self._scored(strange, taught)
+        return self._scored(strange, taught, self._excess(strange))
 
     def look_where(
         self, image: Picture, boxes: Sequence[Box]
     ) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None, Mask]:
         """The same of some boxes of a picture, xyxy pixels, and where it is known: there and around them.
 
-        By how much the picture is stranger as a whole is not seen in parts of it: what the last whole
-        picture showed counts. Where the boxes come to all of the picture it is that of :meth:`look`.
+        By how much the picture is stranger as a whole is not seen in parts of it, so nothing is taken off.
+        Where the boxes come to all of the picture it is scored as in :meth:`look`.
         """
         even = self._light.even(image)
         strange, taught = self._said(even, boxes)
         mosaic = _mosaic(even)
         known = mosaic.known(mosaic.covering(boxes))
-        if known.all():
-            self._seen_whole(strange)
-        return *self._scored(strange, taught), known
+        return *self._scored(strange, taught, self._excess(strange) if known.all() else 0.0), known
 
     def look_at(
         self, image: Picture, tiles: Sequence[Tile]
@@ -242,15 +238,19 @@ class Normality:
                 taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected.tail)
         return strange, taught
 
-    def _seen_whole(self, strange: Float[NDArray[np.float32], "h w"]) -> None:
-        self._excess = max(0.0, float(np.median(strange)) - self._typical)
+    def _excess(self, strange: Float[NDArray[np.float32], "h w"]) -> float:
+        """By how much a whole picture is stranger than good cloth."""
+        return max(0.0, float(np.median(strange)) - self._typical)
 
     def _scored(
-        self, strange: Float[NDArray[np.float32], "h w"], taught: Float[NDArray[np.float32], "h w"] | None
+        self,
+        strange: Float[NDArray[np.float32], "h w"],
+        taught: Float[NDArray[np.float32], "h w"] | None,
+        excess: float = 0.0,
     ) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]:
         from scipy.special import expit
 
-        strange -= np.float32(_WHOLE * self._excess)
+        strange -= np.float32(_WHOLE * excess)
         if taught is None:
             return np.asarray(expit(strange), np.float32), None
         return np.asarray(expit(strange + taught), np.float32), np.minimum(taught, 0)
