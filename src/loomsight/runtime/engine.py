@@ -187,16 +187,11 @@ class SegmenterEngine:
             next((side for side in _NAMED if side >= high - low + 2 * BORDER), _NAMED[-1])
             for low, high in ((y0, y1), (x0, x1))
         ]
-        starts = [
+        top, left = (
             max(0, min(at - side // 2, room - side))
             for at, side, room in zip(middle, sides, rgb.shape[:2], strict=True)
-        ]
-        spans = [
-            (start, min(start + side, room))
-            for start, side, room in zip(starts, sides, rgb.shape[:2], strict=True)
-        ]
-        (top, bottom), (left, right) = spans
-        part = np.ascontiguousarray(rgb[top:bottom, left:right])
+        )
+        part = np.ascontiguousarray(rgb[top : top + sides[0], left : left + sides[1]])
         low = [max(0, 2 * BORDER - side) for side in part.shape[:2]]
         part = np.pad(part, ((0, low[0]), (0, low[1]), (0, 0)), "symmetric")
         x = torch.from_numpy(part[None]).to(self._device).permute(0, 3, 1, 2).float() / 255

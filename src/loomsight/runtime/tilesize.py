@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CANDIDATES = ((256, 512), (512, 512), (512, 1024), (1024, 1024), (512, 2048))
 """Height and width in pixels."""
 _STRIP = (1024, 2048)  # pixels of what is measured on
-_ROUNDS = 3  # by turns, after the first, which compiles; the best counts
+_ROUNDS = 3  # after the first, which compiles; the best counts
 _SLOWEST = "torch"  # what it measured holds until another runs
 
 
@@ -44,8 +44,8 @@ def best_tile(compiled: Compiled, *, shared: int) -> tuple[int, int]:
     known = _remembered().get(key)
     if known is not None and (known.by != _SLOWEST or compiled.runtime == _SLOWEST):
         return known.tile
-    took = [[_seconds(compiled, tile, shared) for tile in CANDIDATES] for _ in range(1 + _ROUNDS)]
-    best = CANDIDATES[int(np.min(took[1:], axis=0).argmin())]
+    # One tile after the other: a runtime that compiles for each size keeps fewer than these.
+    best = min(CANDIDATES, key=lambda tile: _seconds(compiled, tile, shared))
     with suppress(StorageError):  # it is measured again next time
         every = {**_remembered(), key: _Measured(best, compiled.runtime)}
         write_json(_file(), {name: one._asdict() for name, one in every.items()})
@@ -67,11 +67,14 @@ def _seconds(compiled: Compiled, largest: tuple[int, int], shared: int) -> float
     ]
     tiles = len(plan_tiles(*_STRIP, tile=(sides[0], sides[1]), overlap=shared))
     pixels = np.random.default_rng(0).integers(0, 256, (1, *sides, 3), np.uint8)
-    began = time.perf_counter()
-    flying = [compiled.start(pixels) for _ in range(tiles)]
-    for pending in flying:
-        pending.wait()
-    return time.perf_counter() - began
+    took = []
+    for _ in range(1 + _ROUNDS):
+        began = time.perf_counter()
+        flying = [compiled.start(pixels) for _ in range(tiles)]
+        for pending in flying:
+            pending.wait()
+        took.append(time.perf_counter() - began)
+    return min(took[1:])
 
 
 def _remembered() -> dict[str, _Measured]:
