@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,23 @@ def test_an_export_that_does_not_agree_is_not_written() -> None:
     tiles = np.zeros((4, 32, 32, 3), np.uint8)
     with pytest.raises(ExportError, match=r"scorer.onnx: ONNX Runtime differs from torch by 0.01"):
         export_network(Different(), "scorer", Trials(tiles, None, 0.5))
+
+
+@pytest.mark.parametrize(("size", "agrees"), [(8.0, True), (0.5, False)])
+def test_features_are_compared_in_proportion_to_their_usual_size(size: float, agrees: bool) -> None:
+    """One number near 0 is off by 3e-4: much for scores, rounding for features of 8."""
+
+    class Rounded(Graph):
+        outputs = ("fine",)
+
+        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
+            numbers = tiles[..., 0].float() * (size / 255)
+            return (numbers + 3e-4 if torch.compiler.is_exporting() else numbers,)
+
+    tiles = np.full((4, 32, 32, 3), 255, np.uint8)
+    tiles[:, :4, :4] = 0
+    with nullcontext() if agrees else pytest.raises(ExportError, match=r"differs from torch by 0\.0003"):
+        export_network(Rounded(), "features", Trials(tiles, None, 0.0), precisions=("fp32",))
 
 
 def test_int8_that_finds_other_regions_is_left_out_and_said() -> None:

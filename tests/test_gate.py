@@ -230,6 +230,7 @@ def test_it_learns_from_the_engine_where_something_is_found() -> None:
     dark = Dark(139)
     learned = learn_gate(dark, cloth, 0.1, seconds=12, seed=0)
     assert learned.channels == 1
+    assert [image is cloth[0] for image in learned.apart] == [True]
     spotted, fresh = [], []
     for seed in range(2, 6):
         image = np.maximum(to_grey(weave(spec, 256, 256, np.random.default_rng(seed)).image), 140)

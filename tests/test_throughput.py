@@ -1,6 +1,7 @@
 """How fast a line may run: arithmetic, turns, the tile that a machine remembers, and the doctor's table."""
 
 import json
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,24 @@ class Slow:
             return Ready((np.zeros(1, np.float32),))
         np.sort(np.random.default_rng(0).random(400_000))
         return Ready((np.zeros(1, np.float32),))
+
+
+def test_no_tile_is_compiled_twice_while_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO keeps the last four sizes: a fifth that comes by turns would be timed compiling."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept, compiled = deque[tuple[int, ...]](maxlen=4), []
+
+    class Compiling(Slow):
+        def start(self, tiles: Tiles) -> Ready:
+            if tiles.shape not in kept:
+                kept.append(tiles.shape)
+                compiled.append(tiles.shape)
+            return super().start(tiles)
+
+    best_tile(Compiling((1024, 2048)), shared=80)
+    assert len(compiled) == len(set(compiled)) == len(CANDIDATES)
 
 
 def test_a_tile_is_measured_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

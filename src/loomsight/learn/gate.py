@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from loomsight.training.task import Context
 
 LOST = 0.01
-"""The share of the engine's regions that the gate may lose."""
+"""The share of the drawn defects that the engine finds that the gate may lose."""
 _OF_GATE = 0.75  # of what may be lost, that the gate may lose; the quick look behind it may lose the rest
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
 _APART = 4  # one picture in so many is kept back
@@ -134,7 +134,7 @@ def learn_gate(
     if not large:
         raise DatasetError("no gate can be learned", why=f"no good picture has {SIDE} × {SIDE} pixels")
     apart = large[::_APART]
-    near = [image for number, image in enumerate(large) if number % _APART] or large
+    learning = [image for number, image in enumerate(large) if number % _APART] or large  # there is but one
     grey = all(image.ndim == 2 or bool((image[..., :1] == image[..., 1:]).all()) for image in large)
     size = [
         min(most, min(image.shape[axis] for image in large) // CELL * CELL)
@@ -147,7 +147,7 @@ def learn_gate(
 
     def drawing() -> Iterator[Picture]:
         for number in range(windows):
-            begun.append(_window((near, apart)[number % 2], (size[0], size[1]), rng))
+            begun.append(_window((learning, apart)[number % 2], (size[0], size[1]), rng))
             yield begun[-1][0]
 
     found = 0
