@@ -165,9 +165,11 @@ def test_regions_of_any_size_are_named_in_windows_of_few_sizes() -> None:
 
     class Seen(DeepLabLite):
         sizes: ClassVar[set[tuple[int, ...]]] = set()
+        looks: ClassVar[list[int]] = []
 
         def with_types(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
             self.sizes.add(tuple(x.shape[-2:]))
+            self.looks.append(1)
             return super().with_types(x)
 
     rng = np.random.default_rng(0)
@@ -181,8 +183,12 @@ def test_regions_of_any_size_are_named_in_windows_of_few_sizes() -> None:
     corners = ((0, 0, 600, 3), (690, 590, 700, 600), (0, 0, 700, 600))
     regions += [Region(corner, 30, 9.0, 0.9) for corner in corners]
     assert len(engine.name(image, regions)) == 15
-    assert len(Seen.sizes) <= 4
+    assert len(Seen.sizes) <= 9
     assert max(max(size) for size in Seen.sizes) <= 512
+    before = len(Seen.looks)
+    crowd = [Region((300 + 3 * k, 300, 302 + 3 * k, 302), 4, 2.0, 0.9) for k in range(8)]
+    engine.name(image, crowd)
+    assert len(Seen.looks) - before <= 2  # neighbours are named in one look
 
 
 def test_unknown_types_and_boxes_without_masks_name_no_pixel() -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
+from torch import Tensor
 
 from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.memory import Memory
@@ -38,7 +39,8 @@ CERTAIN = 0.5
 """Share of the votes that a type needs; with less it is unknown."""
 # Pixels a side of a region's surroundings that its type is read from: torch keeps a compiled form, a megabyte
 # and more, of each layer for each size that it ever saw, so there are few.
-_NAMED = (128, 512)
+_NAMED = (128, 256, 512)
+_KEPT = 8  # windows that were looked at for that
 LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
 
@@ -173,43 +175,56 @@ class SegmenterEngine:
         if not self._network.types:
             return list(regions)
         rgb = to_rgb(self.corrected(image))
-        return [
-            replace(region, type=self._type_of(rgb, region, least)) if region.type == UNKNOWN else region
-            for region in regions
-        ]
+
+        @lru_cache(maxsize=_KEPT)  # regions come in reading order: neighbours share a window
+        def look(window: Tile) -> tuple[Tensor, Tensor]:
+            return self._typed(rgb, window)
+
+        def typed(region: Region) -> Region:
+            if region.type != UNKNOWN:
+                return region
+            window = _surroundings(region.box, rgb.shape[:2])
+            return replace(region, type=self._type_of(region, window, *look(window), least))
+
+        return [typed(region) for region in regions]
 
     @torch.inference_mode()
-    def _type_of(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], region: Region, least: float) -> str:
-        """The type with most weight on the region, weighed by its score; looked at in its surroundings."""
-        x0, y0, x1, y1 = region.box
-        middle = (y0 + y1) // 2, (x0 + x1) // 2
-        sides = [
-            next((side for side in _NAMED if side >= high - low + 2 * BORDER), _NAMED[-1])
-            for low, high in ((y0, y1), (x0, x1))
-        ]
-        top, left = (
-            max(0, min(at - side // 2, room - side))
-            for at, side, room in zip(middle, sides, rgb.shape[:2], strict=True)
-        )
-        part = np.ascontiguousarray(rgb[top : top + sides[0], left : left + sides[1]])
+    def _typed(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], window: Tile) -> tuple[Tensor, Tensor]:
+        """How sure the network is of a defect at each pixel of a window, and its logits of each type."""
+        part = np.ascontiguousarray(rgb[window.y0 : window.y1, window.x0 : window.x1])
         low = [max(0, 2 * BORDER - side) for side in part.shape[:2]]
         part = np.pad(part, ((0, low[0]), (0, low[1]), (0, 0)), "symmetric")
         x = torch.from_numpy(part[None]).to(self._device).permute(0, 3, 1, 2).float() / 255
         where, named = self._network.with_types(x)
-        if named is None:
+        assert named is not None  # noqa: S101 — it tells types apart
+        return where.float().sigmoid()[0, 0], named[0].float()
+
+    @torch.inference_mode()
+    def _type_of(self, region: Region, window: Tile, sure: Tensor, named: Tensor, least: float) -> str:
+        """The type with most weight on the region, weighed by its score."""
+        x0, x1 = (max(0, at - window.x0) for at in (region.box[0], region.box[2]))
+        y0, y1 = (max(0, at - window.y0) for at in (region.box[1], region.box[3]))
+        if float(sure[y0:y1, x0:x1].max()) < least:
             return UNKNOWN
-        sure = where.float().sigmoid()
-        weight = torch.nn.functional.interpolate(sure, named.shape[-2:], mode="area")[0, 0]
+        weight = torch.nn.functional.interpolate(sure[None, None], named.shape[-2:], mode="area")[0, 0]
         inside = torch.zeros_like(weight)
-        a, b = max(0, y0 - top) // 2, max(0, x0 - left) // 2
-        inside[a : (y1 - top + 1) // 2 + 1, b : (x1 - left + 1) // 2 + 1] = 1
-        if float(sure[0, 0, max(0, y0 - top) : y1 - top, max(0, x0 - left) : x1 - left].max()) < least:
-            return UNKNOWN
-        votes = (named[0].float().softmax(0) * weight * inside).sum((1, 2)) / (weight * inside).sum().clamp(
-            1e-6
-        )
+        inside[y0 // 2 : (y1 + 1) // 2 + 1, x0 // 2 : (x1 + 1) // 2 + 1] = 1
+        votes = (named.softmax(0) * weight * inside).sum((1, 2)) / (weight * inside).sum().clamp(1e-6)
         best = int(votes.argmax())
         return self._network.types[best] if float(votes[best]) >= CERTAIN else UNKNOWN
+
+
+def _surroundings(box: Box, room: tuple[int, int]) -> Tile:
+    """The window of a picture that a region is named in: of few sizes, and at few places."""
+    spans = []
+    for low, high, length in ((box[1], box[3], room[0]), (box[0], box[2], room[1])):
+        side = next((side for side in _NAMED if high - low + 2 * BORDER <= side * 3 // 4), _NAMED[-1])
+        step = side // 4
+        start = round(((low + high - side) // 2) / step) * step
+        start = max(0, min(start, length - side))
+        spans.append((start, min(start + side, length)))
+    (top, bottom), (left, right) = spans
+    return Tile(top, left, bottom, right)
 
 
 class TorchEngine(SegmenterEngine):
