@@ -507,6 +507,18 @@ def test_a_line_says_that_its_lamp_is_old(
     assert "recalibrate" in told
 
 
+def test_far_more_grain_is_told_in_times_and_not_in_thousands_of_percent(
+    learned: tuple[Profile, list[str]], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(12):
+        write_png(elsewhere / f"roll/{number:02d}.png", rng.integers(0, 256, (96, 300, 3), np.uint8))
+    assert run(capsys, "inspect", elsewhere / "roll", "--profile", learned[0].folder, "--out", "r")[0] == 0
+    warnings = json.loads((elsewhere / "r/regions.json").read_text())["warnings"]
+    (told,) = [text for text in warnings if "Fine detail" in text]
+    assert "times as strong as when the fabric was learned" in told
+
+
 def test_what_lies_in_a_profile_and_is_not_of_it_is_not_lost(
     copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

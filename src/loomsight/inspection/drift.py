@@ -68,9 +68,11 @@ def _words(key: str, off: float) -> str:
         return "The whole cloth looks stranger than the learned cloth: another lot of yarn?"
     if key == "slope":
         return f"The light falls off by {percent} more across the picture than when the fabric was learned."
-    what, less, more = {
-        "light": ("The light is", "weaker", "stronger"),
-        "contrast": ("The contrast of the weave is", "lower", "higher"),
-        "focus": ("Fine detail is", "weaker", "stronger"),
+    what, less, more, high = {
+        "light": ("The light is", "weaker", "stronger", "strong"),
+        "contrast": ("The contrast of the weave is", "lower", "higher", "high"),
+        "focus": ("Fine detail is", "weaker", "stronger", "strong"),
     }[key]
+    if off > math.log(3):
+        return f"{what} {math.exp(off):.0f} times as {high} as when the fabric was learned."
     return f"{what} {percent} {less if off < 0 else more} than when the fabric was learned."

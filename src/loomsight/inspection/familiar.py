@@ -60,20 +60,20 @@ class ClothCheck:
         judgement = self._known.judge(self._encoder.code(image))
         self.looked += 1
         if judgement.strangeness > _STRANGE:
-            self._others["no cloth it knows"] += 1
+            self._others["are like no cloth it knows"] += 1
         elif judgement.fabric != self._own:
-            self._others[f"'{judgement.fabric}'"] += 1
+            self._others[f"resemble '{judgement.fabric}' rather than '{self._own}'"] += 1
 
     def warning(self) -> str | None:
         """What to say when most of the sample is other cloth; None when it is the learned one."""
         strange = sum(self._others.values())
         if strange * 2 <= self.looked:
             return None
-        (like, _), *_ = self._others.most_common(1)
+        (seen, _), *_ = self._others.most_common(1)
         return (
             f"This does not look like the cloth that was learned: {strange} of {self.looked} pictures looked "
-            f"at resemble {like} rather than '{self._own}'. Check that the profile is the right one, and the "
-            "light and the distance of the camera; until then, do not rely on what was found or not found."
+            f"at {seen}. Check that the profile is the right one, and the light and the distance of the "
+            "camera; until then, do not rely on what was found or not found."
         )
 
     def _load(self, profile: Profile, arrays: dict[str, NDArray[Any]]) -> None:
