@@ -102,8 +102,28 @@ def test_prediction_finds_what_the_surroundings_do_not_foretell() -> None:
     prediction = Prediction.fit([light.even(one) for one in good_cloth()[:4]])
     changed, where = holed(good_cloth()[5], 90, 150)
     strange = prediction.strangeness(light.even(changed))
-    assert strange.shape == where.shape
-    assert strange[where].max() > prediction.strangeness(light.even(good_cloth()[5])).max() + 0.5
+    assert strange.shape == (*where.shape, 3)
+    place, calm = strange[..., 0], prediction.strangeness(light.even(good_cloth()[5]))[..., 0]
+    assert place[where].max() > calm.max() + 0.5
+
+
+@pytest.mark.parametrize(("along", "which"), [("weft", 1), ("warp", 2)])
+def test_a_yarn_that_is_a_shade_off_is_seen_along_itself_and_nowhere_else(along: str, which: int) -> None:
+    """No pixel of it is unusual: 5 grey levels lighter where the cloth's noise is 12."""
+    rng = np.random.default_rng(0)
+    calm = [rng.normal(128, 12, (192, 320)) for _ in range(4)]
+    pictures = [np.repeat(one.clip(0, 255).astype(np.uint8)[..., None], 3, 2) for one in calm]
+    prediction = Prediction.fit(pictures[:3])
+    line = np.zeros((192, 320), bool)
+    line[(slice(100, 102), slice(80, 240)) if along == "weft" else (slice(50, 150), slice(160, 162))] = True
+    faint = (calm[3] + 5 * line).clip(0, 255).astype(np.uint8)
+    said = prediction.strangeness(np.repeat(faint[..., None], 3, 2))
+    usual = np.concatenate([prediction.strangeness(one).reshape(-1, 3) for one in pictures[:3]])
+    rare = np.quantile(usual, 0.995, axis=0)
+    seen = [float((said[..., k][line] > rare[k]).mean()) for k in range(3)]
+    assert seen[which] > 0.5
+    assert seen[0] < 0.2
+    assert seen[3 - which] < 0.2
 
 
 def test_normality_outlines_drawn_defects() -> None:

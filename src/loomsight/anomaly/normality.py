@@ -5,7 +5,8 @@
 3. From that is taken what good cloth shows in the same *context*, the brightness of the surroundings: a
    selvedge is rougher than the cloth beside it, and its own good pieces show by how much. What remains is
    above zero on the rarest hundredth of good cloth. It is measured by the *tail* of good cloth, from its
-   rarest hundredth to its rarest ten-thousandth, so that one unit says the same of every method.
+   rarest hundredth to its rarest ten-thousandth, so that one unit says the same of every method. Where a
+   method says several things (prediction: the place, and lines along weft and warp), each has its own.
 4. The methods are averaged. A picture that is stranger than good cloth *as a whole*, by its median, is so
    because of a new lot of yarn or of the lens, and all of it counts less by half as much; or the whole
    picture would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its
@@ -50,13 +51,17 @@ _LIGHT = 16  # pictures that the light is read from
 _BELOW = 0.2  # by so much at most a calm context lowers what is expected
 
 
+Said = Float[NDArray[np.float32], "h w *k"]
+"""What a method says of each place: one logarithm, or several."""
+
+
 class Method(Protocol):
     """One way of telling how strange a place is."""
 
     @property
     def name(self) -> str: ...
 
-    def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+    def strangeness(self, even: Picture) -> Said:
         """A logarithm, of an evenly lit picture or tile, uint8 HWC RGB."""
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
@@ -67,8 +72,20 @@ class Method(Protocol):
 class Ahead(Protocol):
     """A method that is quicker with several tiles at once."""
 
-    def strangeness_of(self, even: Sequence[Picture]) -> Iterator[Float[NDArray[np.float32], "h w"]]:
+    def strangeness_of(self, even: Sequence[Picture]) -> Iterator[Said]:
         """How strange each place is, tile by tile, in order."""
+
+
+@runtime_checkable
+class Several(Protocol):
+    """A method that says so many things of each place, which are told apart until each has its own tail."""
+
+    said: int
+
+    def joined(
+        self, beyond: Sequence[Float[NDArray[np.float32], "h w"]]
+    ) -> Float[NDArray[np.float32], "h w"]:
+        """One opinion, in tails, of what is beyond the expectation of each."""
 
 
 class Expectation:
@@ -118,7 +135,11 @@ class Normality:
     """What good cloth of one fabric looks like; made by :meth:`fit`, or from :meth:`to_arrays`."""
 
     def __init__(
-        self, light: Light, methods: Sequence[Method], expected: Sequence[Expectation], typical: float
+        self,
+        light: Light,
+        methods: Sequence[Method],
+        expected: Sequence[Sequence[Expectation]],
+        typical: float,
     ) -> None:
         self._light, self._methods, self._expected = light, tuple(methods), tuple(expected)
         self._typical = typical  # the median strangeness of good cloth
@@ -156,10 +177,13 @@ class Normality:
         unseen = [_places(made, one) for one in _Even(light, held).some()] if len(held) else []
         bright, *said = np.concatenate(places + unseen, axis=1)
         around, *strange = np.concatenate(unseen or places, axis=1)
-        expected = [
-            Expectation.of(bright, own, (around, new)) for own, new in zip(said, strange, strict=True)
-        ]
-        beyond = [e.beyond(around, own) for own, e in zip(strange, expected, strict=True)]
+        flat = iter(
+            [Expectation.of(bright, own, (around, new)) for own, new in zip(said, strange, strict=True)]
+        )
+        expected = [[next(flat) for _ in range(_count(method))] for method in made]
+        beyond, new = [], iter(strange)
+        for method, own in zip(made, expected, strict=True):
+            beyond.append(_joined(method, [e.beyond(around, next(new)) for e in own]))
         return cls(light, made, expected, float(np.median(np.mean(beyond, axis=0))))
 
     @property
@@ -233,9 +257,11 @@ class Normality:
         strange = np.zeros(even.shape[:2], np.float32)
         taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
-            strange += expected.beyond(around, _tiled(_each(method), even, boxes)) / len(self._methods)
+            said = _apart(_tiled(_each(method), even, boxes, _count(method)))
+            beyond = [e.beyond(around, own) for e, own in zip(expected, said, strict=True)]
+            strange += _joined(method, beyond) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
-                taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected.tail)
+                taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected[0].tail)
         return strange, taught
 
     def _excess(self, strange: Float[NDArray[np.float32], "h w"]) -> float:
@@ -281,11 +307,13 @@ class Normality:
         light = np.array([*self._light.middle, self._light.spread])
         arrays: dict[str, NDArray[Any]] = {"light": light, "typical": np.array([self._typical])}
         for method, expected in zip(self._methods, self._expected, strict=True):
-            own = method.to_arrays() | {
-                "expected.edges": expected.edges,
-                "expected.values": expected.values,
-                "expected.tail": np.array([expected.tail], np.float32),
-            }
+            own = dict(method.to_arrays())
+            for number, one in enumerate(expected):
+                own |= {
+                    f"expected.{number}.edges": one.edges,
+                    f"expected.{number}.values": one.values,
+                    f"expected.{number}.tail": np.array([one.tail], np.float32),
+                }
             arrays |= {f"{method.name}.{key}": value for key, value in own.items()}
         return arrays
 
@@ -309,8 +337,7 @@ class Normality:
                 }
                 if own:
                     methods.append(build(own))
-                    (tail,) = (float(value) for value in own["expected.tail"])
-                    expected.append(Expectation(own["expected.edges"], own["expected.values"], tail))
+                    expected.append([_expectation(own, number) for number in range(_count(methods[-1]))])
         except KeyError as error:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
@@ -367,9 +394,33 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _places(methods: Sequence[Method], even: Picture) -> Float[NDArray[np.float32], "m n"]:
-    """Of every third place of a picture: how bright it is around, and what each method says."""
-    maps = [_around(even), *(_tiled(_each(method), even) for method in methods)]
+    """Of every third place of a picture: how bright it is around, and what each method says, one by one."""
+    maps = [_around(even)]
+    for method in methods:
+        maps += _apart(_tiled(_each(method), even, count=_count(method)))
     return np.stack([one.ravel()[::3] for one in maps])
+
+
+def _count(method: Method) -> int:
+    """How many things it says of each place."""
+    return method.said if isinstance(method, Several) else 1
+
+
+def _apart(said: Said) -> list[Float[NDArray[np.float32], "h w"]]:
+    """The things that a method says, one by one."""
+    return [said] if said.ndim == 2 else list(np.moveaxis(said, -1, 0))
+
+
+def _joined(
+    method: Method, beyond: Sequence[Float[NDArray[np.float32], "*shape"]]
+) -> Float[NDArray[np.float32], "*shape"]:
+    """A method's one opinion."""
+    return method.joined(beyond) if isinstance(method, Several) else beyond[0]
+
+
+def _expectation(arrays: Mapping[str, NDArray[Any]], number: int) -> Expectation:
+    edges, values, (tail,) = (arrays[f"expected.{number}.{what}"] for what in ("edges", "values", "tail"))
+    return Expectation(edges, values, float(tail))
 
 
 def _around(even: Picture) -> Float[NDArray[np.float32], "h w"]:
@@ -377,18 +428,19 @@ def _around(even: Picture) -> Float[NDArray[np.float32], "h w"]:
     return np.asarray(cv2.GaussianBlur(to_grey(even).astype(np.float32), (0, 0), _AROUND), np.float32)
 
 
-def _each(method: Method) -> Callable[[Sequence[Picture]], Iterable[Float[NDArray[np.float32], "h w"]]]:
+def _each(method: Method) -> Callable[[Sequence[Picture]], Iterable[Said]]:
     """What a method says of each of some tiles."""
     return method.strangeness_of if isinstance(method, Ahead) else partial(map, method.strangeness)
 
 
 def _tiled(
-    each: Callable[[Sequence[Picture]], Iterable[Float[NDArray[np.float32], "h w"]]],
+    each: Callable[[Sequence[Picture]], Iterable[Said]],
     even: Picture,
     boxes: Sequence[Box] | None = None,
-) -> Float[NDArray[np.float32], "h w"]:
+    count: int = 1,
+) -> Said:
     """What a method says of a picture, tile by tile; of those tiles that have a say in the boxes."""
-    mosaic = _mosaic(even)
+    mosaic = _mosaic(even, count)
     numbers = list(range(len(mosaic.tiles))) if boxes is None else mosaic.covering(boxes)
     tiles = [cut(even, mosaic.tiles[number]) for number in numbers]
     for number, said in zip(numbers, each(tiles), strict=True):
@@ -396,11 +448,12 @@ def _tiled(
     return mosaic.map
 
 
-def _mosaic(even: Picture) -> Mosaic:
+def _mosaic(even: Picture, count: int = 1) -> Mosaic:
     shared = 2 * BORDER + OVERLAP
     least = -(-(shared + 1) // STEP) * STEP
     height, width = (
         max(tile_side(side, most, step=STEP, shared=shared), least)
         for side, most in zip(even.shape[:2], TILE, strict=True)
     )
-    return Mosaic((even.shape[0], even.shape[1]), tile=(height, width), overlap=OVERLAP, border=BORDER)
+    shape = even.shape[:2] if count == 1 else (*even.shape[:2], count)
+    return Mosaic(shape, tile=(height, width), overlap=OVERLAP, border=BORDER)

@@ -4,7 +4,12 @@ Woven and knitted cloth repeats, so each pixel is well predicted as a weighted s
 around it: a two-dimensional autoregressive model (Whittle, On Stationary Processes in the Plane, 1954), here
 with a hole in the middle, so that a defect of several pixels cannot foretell itself. The weights are least
 squares on good cloth, in closed form, at two scales: a half and a quarter of the resolution. What is left
-over, squared and averaged over a few pixels, is the surprise.
+over, squared and averaged over a few pixels, is the surprise of a place.
+
+A mispick, a missing end or a bar is nothing in any pixel: it is one yarn's length of pixels that are all a
+shade too light. So what is left over is also averaged *along* the weft and along the warp, and only then
+squared: the noise of a line of n pixels shrinks to the nth part, what they have in common stays (a matched
+filter for lines; Turin, *An Introduction to Matched Filters*, IRE 1960).
 
 A few hundred multiplications for a pixel of the smaller picture: a hundred times cheaper than a network.
 """
@@ -26,6 +31,8 @@ from loomsight.fabric.types import Picture
 SCALES = ((2, 12, 3), (4, 8, 2))
 """How many times smaller, and the outer and the inner radius of the ring in pixels of the smaller picture."""
 _SPREAD = 1.5  # pixels of the smaller picture that surprise is averaged over, a Gaussian's deviation
+_LINE = 25  # pixels of the smaller picture that a line is averaged over
+_LINE_SPREAD = 1.0  # and its surprise after that
 _SAMPLES = 6000  # pixels of a picture
 _RIDGE = 1e-3  # of the mean eigenvalue
 _LEAST = 0.25  # grey levels: what cannot be told from rounding is no surprise
@@ -39,21 +46,31 @@ class _Ring:
     kernel: Float[NDArray[np.float32], "k k"]
     constant: float
 
-    def surprise(self, grey: Float[NDArray[np.float32], "h w"]) -> Float[NDArray[np.float32], "h w"]:
-        """The logarithm of the deviation from the prediction, grey levels."""
+    def error(self, grey: Float[NDArray[np.float32], "h w"]) -> Float[NDArray[np.float32], "i j"]:
+        """What the prediction leaves over of the smaller picture, grey levels."""
         small = _smaller(grey, self.scale)
         # A ring that is mirrored at the border still foretells: it has no kink of its own, as a picture has.
         said = cv2.filter2D(small, cv2.CV_32F, self.kernel, borderType=cv2.BORDER_REFLECT_101)
-        error = small - said - np.float32(self.constant)
-        energy = cv2.GaussianBlur(error * error, (0, 0), _SPREAD)
-        log = 0.5 * np.log(energy + _LEAST**2)
-        return np.asarray(cv2.resize(log, grey.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        return np.asarray(small - said - np.float32(self.constant), np.float32)
+
+    def within(self, error: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "i j"]:
+        """The same without the border, where rings are mirrored and err to one side."""
+        reach = self.kernel.shape[0] // 2
+        inner = np.zeros_like(error)
+        inside = slice(reach, -reach), slice(reach, -reach)
+        inner[inside] = error[inside]
+        return inner
 
 
 class Prediction:
-    """Predictors of a fabric from its surroundings; made by :meth:`fit`, or from :meth:`to_arrays`."""
+    """Predictors of a fabric from its surroundings; made by :meth:`fit`, or from :meth:`to_arrays`.
 
-    name = "prediction"
+    Attributes:
+        said: how many things it says of each place: how surprising that is by itself, along the weft (the
+            x axis) and along the warp.
+    """
+
+    name, said = "prediction", 3
 
     def __init__(self, rings: Sequence[_Ring]) -> None:
         self._rings = tuple(rings)
@@ -72,11 +89,22 @@ class Prediction:
                 one.add(_smaller(grey, one.scale), np.random.default_rng([seed, number, one.scale]))
         return cls([one.solve() for one in sums])
 
-    def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
-        """The logarithm of the surprise, averaged over both scales, of an evenly lit picture."""
+    def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w 3"]:
+        """The logarithms of the three surprises of an evenly lit picture; the first is both scales' mean."""
         grey = to_grey(even).astype(np.float32)
-        parts = [ring.surprise(grey) for ring in self._rings]
-        return np.asarray(sum(parts) / len(parts), np.float32)
+        errors = [ring.error(grey) for ring in self._rings]
+        place = [_surprise(error * error, _SPREAD, grey.shape) for error in errors]
+        inner, lines = self._rings[0].within(errors[0]), []
+        for window in ((_LINE, 1), (1, _LINE)):
+            mean = cv2.blur(inner, window, borderType=cv2.BORDER_REFLECT_101)
+            lines.append(_surprise(mean * mean * np.float32(_LINE), _LINE_SPREAD, grey.shape))
+        return np.dstack([sum(place) / len(place), *lines]).astype(np.float32)
+
+    @staticmethod
+    def joined(beyond: Sequence[Float[NDArray[np.float32], "h w"]]) -> Float[NDArray[np.float32], "h w"]:
+        """One opinion of the three: two thirds of it the place's, one third the more surprising line's."""
+        place, weft, warp = beyond
+        return np.asarray((2 * place + np.maximum(weft, warp)) / 3, np.float32)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
@@ -133,6 +161,14 @@ class _Sums:
         ys, xs = (self._taps + self._reach).T
         kernel[ys, xs] = weights[:-1]
         return _Ring(self.scale, kernel, float(weights[-1]))
+
+
+def _surprise(
+    energy: Float[NDArray[np.float32], "i j"], spread: float, shape: tuple[int, ...]
+) -> Float[NDArray[np.float32], "h w"]:
+    """The logarithm of what is left over, averaged and in the size of the picture."""
+    log = 0.5 * np.log(cv2.GaussianBlur(energy, (0, 0), spread) + _LEAST**2)
+    return np.asarray(cv2.resize(log, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _smaller(grey: Float[NDArray[np.float32], "h w"], scale: int) -> Float[NDArray[np.float32], "h w"]:

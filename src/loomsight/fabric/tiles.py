@@ -121,7 +121,7 @@ class Mosaic:
     the mirror, which a network takes for a defect.
 
     Args:
-        shape: of the picture, in pixels.
+        shape: of the picture, in pixels, and channels if there are several scores of each place.
         tile: what the network sees: height and width, or one number for both. Along a side where the
             picture is shorter it is mirrored, so a tile no larger than the picture is better.
         overlap: pixels that neighbours share at least, after the borders are dropped.
@@ -135,7 +135,7 @@ class Mosaic:
     """
 
     def __init__(
-        self, shape: tuple[int, int], *, tile: int | tuple[int, int], overlap: int, border: int
+        self, shape: tuple[int, ...], *, tile: int | tuple[int, int], overlap: int, border: int
     ) -> None:
         tile_height, tile_width = (tile, tile) if isinstance(tile, int) else tile
         if border < 0 or 2 * border + overlap >= min(tile_height, tile_width):
@@ -143,7 +143,7 @@ class Mosaic:
                 f"tiles of {tile_height} × {tile_width} have no room for a border of {border} at each side "
                 f"and an overlap of {overlap}"
             )
-        height, width = shape
+        height, width = shape[:2]
         self.tiles = plan_tiles(height, width, tile=tile, overlap=overlap + 2 * border)
         self._cores = [
             Tile(
@@ -173,8 +173,9 @@ class Mosaic:
             ValueError: they have the wrong shape.
         """
         tile, core = self.tiles[number], self._cores[number]
-        if scores.shape != (tile.y1 - tile.y0, tile.x1 - tile.x0):
-            raise ValueError(f"scores must be {(tile.y1 - tile.y0, tile.x1 - tile.x0)}, got {scores.shape}")
+        wanted = (tile.y1 - tile.y0, tile.x1 - tile.x0, *self._canvas.array.shape[2:])
+        if scores.shape != wanted:
+            raise ValueError(f"scores must be {wanted}, got {scores.shape}")
         part = scores[core.y0 - tile.y0 : core.y1 - tile.y0, core.x0 - tile.x0 : core.x1 - tile.x0]
         self._canvas.add(core, part)
 

@@ -77,8 +77,8 @@ def photometric(image: Picture, rng: np.random.Generator, strength: float = 1.0)
         slope = rng.uniform(-0.12, 0.12, 2) * strength
         ramp = 1 + slope[0] * np.linspace(-1, 1, height)[:, None] + slope[1] * np.linspace(-1, 1, width)[None]
         out = np.clip(out * ramp[..., None], 0, 255).astype(np.uint8)
-    if rng.random() < 0.2 * strength:
-        out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 0.8)))
+    if rng.random() < 0.3 * strength:
+        out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.3 * strength:
         noise = rng.normal(0, rng.uniform(1, 4) * strength, (height, width, 1)).astype(np.float32)
         out = np.clip(out + noise, 0, 255).astype(np.uint8)
