@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from loomsight.backbones import efficientnet_lite, resnet
@@ -53,6 +53,12 @@ class Segmenter(nn.Module):
         self, x: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b types i j"] | None]:
         """The same, and the logits of each type at half the resolution; None where it tells none apart."""
+        return self(x), None
+
+    def with_types_at(
+        self, x: Float[Tensor, "b 3 h w"], places: Bool[Tensor, "b i j"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "n types"] | None]:
+        """The same of some places: few pixels of a training have a type, and all cost twice the rest."""
         return self(x), None
 
 
@@ -132,6 +138,19 @@ class DeepLabLite(Segmenter):
         if self.naming is None:
             return where, None
         return where, self.naming(torch.cat([fine, *(_resize(level, fine) for level in coarse)], 1).detach())
+
+    def with_types_at(
+        self, x: Float[Tensor, "b 3 h w"], places: Bool[Tensor, "b i j"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "n types"] | None]:
+        fine, *coarse = self._decoded(x)
+        where = _resize(self.head(fine), x)
+        if self.naming is None:
+            return where, None
+        with torch.no_grad():
+            levels = [fine, *(_resize(level, fine) for level in coarse)]
+            seen = torch.cat([level.permute(0, 2, 3, 1)[places] for level in levels], 1)
+        self.naming.train(self.training and len(seen) > 1)  # one place has no deviation to divide by
+        return where, self.naming(seen[..., None, None])[..., 0, 0]
 
     def _decoded(self, x: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of the decoder (stride 2), the pyramid (16), and the backbone at strides 8 and 16."""
@@ -226,14 +245,12 @@ def segmentation_loss(
     return (each * known).sum() / weight.sum().clamp(min=1)
 
 
-def naming_loss(logits: Float[Tensor, "b types i j"], types: Int[Tensor, "b i j"]) -> Float[Tensor, ""]:
+def naming_loss(logits: Float[Tensor, "n types"], types: Int[Tensor, " n"]) -> Float[Tensor, ""]:
     """Cross-entropy over the pixels whose type is known, each type weighing the same in a batch."""
-    known = types != IGNORED
-    if not bool(known.any()):
+    if not len(types):
         return 0.0 * logits.sum()
-    which, said = types[known], logits.float().permute(0, 2, 3, 1)[known]
-    counts = torch.bincount(which, minlength=said.shape[1])
-    each = F.cross_entropy(said, which, reduction="none") / counts[which]
+    counts = torch.bincount(types, minlength=logits.shape[1])
+    each = F.cross_entropy(logits.float(), types, reduction="none") / counts[types]
     loss: Tensor = each.sum() / (counts > 0).sum()
     return loss
 
@@ -254,12 +271,16 @@ class SegmenterTask:
     def step(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         image = batch["image"]
         x = image.float() / 255 if image.dtype == torch.uint8 else image
+        types = batch.get("types")
         with context.autocast():
-            logits, named = self._network.with_types(x)
+            if types is None:
+                logits, named = self._network(x), None
+            else:
+                logits, named = self._network.with_types_at(x, types != IGNORED)
         loss = segmentation_loss(logits, batch["target"], batch["weight"], self._network.defect_weight)
         context.update(loss, "segmenter")
-        if named is None or "types" not in batch:
+        if named is None or types is None:
             return {"loss": loss}
-        naming = naming_loss(named, batch["types"])
+        naming = naming_loss(named, types[types != IGNORED])
         context.update(naming, "naming")
         return {"loss": loss, "naming": naming}
