@@ -172,6 +172,19 @@ def test_progress_is_told_of_every_step() -> None:
     assert record.steps[-1][2].startswith("loss 0.")
 
 
+def test_a_training_by_the_clock_tells_seconds_and_says_so() -> None:
+    told: list[tuple[str, int, int, str]] = []
+
+    class Record(Progress):
+        def step(self, label: str, done: int, total: int, note: str = "") -> None:
+            told.append((label, done, total, note))
+
+    history = fit(Brightness(), batches, TrainSettings(seconds=0.6, amp="float32"), progress=Record())
+    label, _, total, note = told[-1]
+    assert (label, total) == ("training, seconds", 1)
+    assert note.startswith(f"{history.steps:,} steps")
+
+
 # ── moving average ─────────────────────────────────────────────────────────────────────────────────
 def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
     network = nn.BatchNorm1d(2)

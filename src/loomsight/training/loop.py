@@ -219,7 +219,8 @@ class _Training:
             progress.step("training", self.history.steps, self.settings.steps, note)
         elif self.settings.seconds:
             total = math.ceil(self.settings.seconds)
-            progress.step("training", min(total, int(self._seconds())), total, note)
+            note = f"{self.history.steps:,} steps  {note}"
+            progress.step("training, seconds", min(total, int(self._seconds())), total, note)
 
     def hand_over(self) -> None:
         """Leave the result in the task's networks."""
