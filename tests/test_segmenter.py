@@ -167,10 +167,12 @@ def test_regions_of_any_size_are_named_in_windows_of_few_sizes() -> None:
         sizes: ClassVar[set[tuple[int, ...]]] = set()
         looks: ClassVar[list[int]] = []
 
-        def with_types(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        def with_types(
+            self, x: torch.Tensor, places: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
             self.sizes.add(tuple(x.shape[-2:]))
             self.looks.append(1)
-            return super().with_types(x)
+            return super().with_types(x, places)
 
     rng = np.random.default_rng(0)
     engine = TorchEngine(Seen(pretrained=False, types=("hole", "stain")))

@@ -50,15 +50,13 @@ class Segmenter(nn.Module):
         raise NotImplementedError
 
     def with_types(
-        self, x: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b types i j"] | None]:
-        """The same, and the logits of each type at half the resolution; None where it tells none apart."""
-        return self(x), None
-
-    def with_types_at(
         self, x: Float[Tensor, "b 3 h w"], places: Bool[Tensor, "b i j"]
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "n types"] | None]:
-        """The same of some places: few pixels of a training have a type, and all cost twice the rest."""
+        """The same, and the logits of each type at some places; None where it tells none apart.
+
+        Args:
+            places: which pixels at half the resolution: few have a type, and all would cost twice the rest.
+        """
         return self(x), None
 
 
@@ -130,18 +128,9 @@ class DeepLabLite(Segmenter):
         return _resize(self.head(self._decoded(x)[0]), x)
 
     def with_types(
-        self, x: Float[Tensor, "b 3 h w"]
-    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b types i j"] | None]:
-        """Where, and of which type. The types are read off what tells where, and do not change it."""
-        fine, *coarse = self._decoded(x)
-        where = _resize(self.head(fine), x)
-        if self.naming is None:
-            return where, None
-        return where, self.naming(torch.cat([fine, *(_resize(level, fine) for level in coarse)], 1).detach())
-
-    def with_types_at(
         self, x: Float[Tensor, "b 3 h w"], places: Bool[Tensor, "b i j"]
     ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "n types"] | None]:
+        """Where, and of which type. The types are read off what tells where, and do not change it."""
         fine, *coarse = self._decoded(x)
         where = _resize(self.head(fine), x)
         if self.naming is None:
@@ -276,7 +265,7 @@ class SegmenterTask:
             if types is None:
                 logits, named = self._network(x), None
             else:
-                logits, named = self._network.with_types_at(x, types != IGNORED)
+                logits, named = self._network.with_types(x, types != IGNORED)
         loss = segmentation_loss(logits, batch["target"], batch["weight"], self._network.defect_weight)
         context.update(loss, "segmenter")
         if named is None or types is None:

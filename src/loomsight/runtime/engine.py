@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from torch import Tensor
 
 from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.memory import Memory
@@ -40,7 +39,6 @@ CERTAIN = 0.5
 # Pixels a side of a region's surroundings that its type is read from: torch keeps a compiled form, a megabyte
 # and more, of each layer for each size that it ever saw, so there are few.
 _NAMED = (128, 256, 512)
-_KEPT = 8  # windows that were looked at for that
 LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
 
@@ -175,43 +173,48 @@ class SegmenterEngine:
         if not self._network.types:
             return list(regions)
         rgb = to_rgb(self.corrected(image))
-
-        @lru_cache(maxsize=_KEPT)  # regions come in reading order: neighbours share a window
-        def look(window: Tile) -> tuple[Tensor, Tensor]:
-            return self._typed(rgb, window)
-
-        def typed(region: Region) -> Region:
-            if region.type != UNKNOWN:
-                return region
-            window = _surroundings(region.box, rgb.shape[:2])
-            return replace(region, type=self._type_of(region, window, *look(window), least))
-
-        return [typed(region) for region in regions]
+        named = list(regions)
+        sharing: dict[Tile, list[int]] = {}
+        for number, region in enumerate(regions):
+            if region.type == UNKNOWN:
+                sharing.setdefault(_surroundings(region.box, rgb.shape[:2]), []).append(number)
+        for window, numbers in sharing.items():
+            types = self._types(rgb, window, [regions[number].box for number in numbers], least)
+            for number, name in zip(numbers, types, strict=True):
+                named[number] = replace(regions[number], type=name)
+        return named
 
     @torch.inference_mode()
-    def _typed(self, rgb: UInt8[NDArray[np.uint8], "h w 3"], window: Tile) -> tuple[Tensor, Tensor]:
-        """How sure the network is of a defect at each pixel of a window, and its logits of each type."""
+    def _types(
+        self, rgb: UInt8[NDArray[np.uint8], "h w 3"], window: Tile, boxes: Sequence[Box], least: float
+    ) -> list[str]:
+        """Of each box within a window the type with most weight on it, weighed by its score."""
         part = np.ascontiguousarray(rgb[window.y0 : window.y1, window.x0 : window.x1])
         low = [max(0, 2 * BORDER - side) for side in part.shape[:2]]
         part = np.pad(part, ((0, low[0]), (0, low[1]), (0, 0)), "symmetric")
         x = torch.from_numpy(part[None]).to(self._device).permute(0, 3, 1, 2).float() / 255
-        where, named = self._network.with_types(x)
+        height, width = ((side + 1) // 2 for side in part.shape[:2])
+        inside = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=self._device)
+        surest = []
+        for own, (x0, y0, x1, y1) in zip(inside, boxes, strict=True):
+            left, top = max(0, x0 - window.x0), max(0, y0 - window.y0)
+            right, bottom = min(x1, window.x1) - window.x0, min(y1, window.y1) - window.y0
+            own[top // 2 : (bottom + 1) // 2 + 1, left // 2 : (right + 1) // 2 + 1] = True
+            surest.append((slice(top, bottom), slice(left, right)))
+        places = inside.any(0)
+        where, named = self._network.with_types(x, places[None])
         assert named is not None  # noqa: S101 — it tells types apart
-        return where.float().sigmoid()[0, 0], named[0].float()
-
-    @torch.inference_mode()
-    def _type_of(self, region: Region, window: Tile, sure: Tensor, named: Tensor, least: float) -> str:
-        """The type with most weight on the region, weighed by its score."""
-        x0, x1 = (max(0, at - window.x0) for at in (region.box[0], region.box[2]))
-        y0, y1 = (max(0, at - window.y0) for at in (region.box[1], region.box[3]))
-        if float(sure[y0:y1, x0:x1].max()) < least:
-            return UNKNOWN
-        weight = torch.nn.functional.interpolate(sure[None, None], named.shape[-2:], mode="area")[0, 0]
-        inside = torch.zeros_like(weight)
-        inside[y0 // 2 : (y1 + 1) // 2 + 1, x0 // 2 : (x1 + 1) // 2 + 1] = 1
-        votes = (named.softmax(0) * weight * inside).sum((1, 2)) / (weight * inside).sum().clamp(1e-6)
-        best = int(votes.argmax())
-        return self._network.types[best] if float(votes[best]) >= CERTAIN else UNKNOWN
+        sure = where.float().sigmoid()[0, 0]
+        shares = named.float().softmax(1)
+        weight = torch.nn.functional.interpolate(sure[None, None], (height, width), mode="area")[0, 0]
+        types = []
+        for own, span in zip(inside, surest, strict=True):
+            each = weight[places] * own[places]
+            votes = each @ shares / each.sum().clamp(1e-6)
+            best = int(votes.argmax())
+            certain = float(sure[span].max()) >= least and float(votes[best]) >= CERTAIN
+            types.append(self._network.types[best] if certain else UNKNOWN)
+        return types
 
 
 def _surroundings(box: Box, room: tuple[int, int]) -> Tile:
