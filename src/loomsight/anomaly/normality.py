@@ -6,7 +6,7 @@
    selvedge is rougher than the cloth beside it, and its own good pieces show by how much. What remains is
    above zero on the rarest hundredth of good cloth. It is measured by the *tail* of good cloth, from its
    rarest hundredth to its rarest ten-thousandth, so that one unit says the same of every method. Where a
-   method says several things (prediction: the place, and lines along weft and warp), each has its own.
+   method says several things (prediction: the place, its row and its column), each has its own.
 4. The methods are averaged. A picture that is stranger than good cloth *as a whole*, by its median, is so
    because of a new lot of yarn or of the lens, and all of it counts less by half as much; or the whole
    picture would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its

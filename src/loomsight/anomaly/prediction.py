@@ -66,8 +66,8 @@ class Prediction:
     """Predictors of a fabric from its surroundings; made by :meth:`fit`, or from :meth:`to_arrays`.
 
     Attributes:
-        said: how many things it says of each place: how surprising that is by itself, along the weft (the
-            x axis) and along the warp.
+        said: how many things it says of each place: how surprising that is by itself, along its row and
+            along its column; weft and warp lie along these, whichever way the cloth runs.
     """
 
     name, said = "prediction", 3
@@ -103,8 +103,8 @@ class Prediction:
     @staticmethod
     def joined(beyond: Sequence[Float[NDArray[np.float32], "h w"]]) -> Float[NDArray[np.float32], "h w"]:
         """One opinion of the three: two thirds of it the place's, one third the more surprising line's."""
-        place, weft, warp = beyond
-        return np.asarray((2 * place + np.maximum(weft, warp)) / 3, np.float32)
+        place, row, column = beyond
+        return np.asarray((2 * place + np.maximum(row, column)) / 3, np.float32)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
