@@ -362,3 +362,22 @@ def test_other_cloth_than_was_learned_is_said_prominently(tmp_path: Path) -> Non
     assert same.warnings == []
     assert "does not look like the cloth that was learned" in other.warnings[0]
     assert "does not look like the cloth" in (tmp_path / "b" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("megapixels", "said"), [(2000.0, "200.0 Mpx/s"), (1.84, "0.18 Mpx/s"), (0.3, "0.03 Mpx/s")]
+)
+def test_a_slow_inspection_is_not_said_to_be_of_no_speed(megapixels: float, said: str) -> None:
+    result = Inspection(
+        Path("out"),
+        "roll",
+        "denim",
+        "2026-01-01",
+        "y",
+        None,
+        1.0,
+        "megapixel",
+        megapixels=megapixels,
+        seconds=10,
+    )
+    assert result.speed == said

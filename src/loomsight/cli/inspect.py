@@ -125,6 +125,5 @@ def inspect(
         f"{result.regions:,} regions in {result.defective:,} of {result.ledger.inspected:,} pictures, "
         f"{result.extent}{rate}"
     )
-    speed = result.megapixels / result.seconds if result.seconds else 0.0
-    typer.echo(f"{result.engine}: {speed:,.1f} Mpx/s")
+    typer.echo(f"{result.engine}: {result.speed}")
     typer.echo(f"report: {folder / 'report.html'}")

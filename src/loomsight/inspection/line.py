@@ -128,6 +128,12 @@ class Inspection:
         """What was inspected, in the unit that is known."""
         return f"{self.inspected_m:,.2f} m" if self.inspected_m is not None else f"{self.megapixels:,.2f} Mpx"
 
+    @property
+    def speed(self) -> str:
+        """How much was inspected in a second, for people: one decimal, and below 1 two digits."""
+        value = self.megapixels / max(self.seconds, 1e-9)
+        return f"{value:,.1f} Mpx/s" if value >= 1 else f"{value:.2g} Mpx/s"
+
     def summary(self) -> dict[str, Any]:
         """The figures as plain values, for JSON."""
         return {

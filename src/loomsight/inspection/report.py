@@ -250,7 +250,6 @@ def _table(inspection: Inspection, crops: Sequence[Crop]) -> tuple[Sequence[str]
 
 
 def _circumstances(inspection: Inspection, profile: Profile) -> list[tuple[str, str]]:
-    seconds = inspection.seconds
     point, card = profile.card.operating_point, profile.card
     scale = (
         f"{profile.scale:g} mm per pixel" if profile.scale is not None else "unknown: places are in pixels"
@@ -264,10 +263,7 @@ def _circumstances(inspection: Inspection, profile: Profile) -> list[tuple[str, 
         *([("Detector", _detector(card.detector))] if card.detector is not None else []),
         ("Scale", scale),
         ("Length of the roll", f"along the pictures' {inspection.along} axis, one picture after another"),
-        (
-            "Speed",
-            f"{inspection.megapixels / max(seconds, 1e-9):,.1f} Mpx/s, {seconds:,.0f} s",
-        ),
+        ("Speed", f"{inspection.speed}, {inspection.seconds:,.0f} s"),
     ]
 
 
