@@ -24,7 +24,7 @@ from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
 from loomsight.learn.cloth import part
-from loomsight.learn.job import LearnSettings, learn
+from loomsight.learn.job import LearnSettings, learn, time_to_train
 from loomsight.learn.renew import Lesson, teach
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile
@@ -505,6 +505,11 @@ def test_a_line_says_that_its_lamp_is_old(
     ]
     assert "weaker than when the fabric was learned" in told
     assert "recalibrate" in told
+
+
+def test_a_slow_machine_still_trains() -> None:
+    assert time_to_train(360, spent=60, after=20) == 280
+    assert time_to_train(360, spent=400, after=20) == 108
 
 
 def test_far_more_grain_is_told_in_times_and_not_in_thousands_of_percent(

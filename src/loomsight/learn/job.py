@@ -49,6 +49,7 @@ TEXTURE_PICTURES = 12  # good pictures whose texture code is taken: about a seco
 TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the known fabrics
 FEW_STEPS = 150  # of training: with fewer the network finds little, and a report may look well all the same
 BANK = 300  # samples of each generator
+TRAINING_SHARE = 0.3  # of the minutes, at least, to train, however long a slow machine took for all before
 DETECTOR_SHARE = 0.6  # of the training's time: a detector learns slower than a segmenter
 NORMALITY_SHARE = 0.1  # of the minutes, at most, to remember good cloth
 BANK_SHARE = 0.2  # of the minutes, at most, to make them
@@ -95,6 +96,16 @@ class Learned:
     normality: LearnedNormality | None = None
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def time_to_train(seconds: float, *, spent: float, after: float) -> float:
+    """What is left of the time given for training, in seconds, but never so little that nothing is learned.
+
+    Args:
+        seconds: for everything.
+        spent: so far; after: what will be needed after the training.
+    """
+    return max(seconds - spent - after, TRAINING_SHARE * seconds)
 
 
 def learn(
@@ -161,7 +172,7 @@ def learn(
     material = Material(cloth.learn, material_known, {arm: bank.samples for arm, bank in banks.items()})
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
     after = _seconds_after(settings.segmenter, cloth.judge)
-    left = settings.minutes * 60 - (time.monotonic() - started) - after
+    left = time_to_train(settings.minutes * 60, spent=time.monotonic() - started, after=after)
     share = 1 - DETECTOR_SHARE if settings.detector is not None else 1.0
     network, history = train_segmenter(
         material,
@@ -169,7 +180,7 @@ def learn(
         settings.segmenter,
         types=types_in(material, settings.recipe),
         steps=settings.steps,
-        seconds=max(share * left, 10.0),
+        seconds=share * left,
         seed=settings.seed,
         start=_start(opened, base, settings),
         progress=progress,
@@ -190,7 +201,7 @@ def learn(
             beside=(point, maps, cloth.judge, rate),
             start=base_detector(opened, settings.detector.form),
             steps=settings.steps,
-            seconds=max(DETECTOR_SHARE * left, 10.0),
+            seconds=DETECTOR_SHARE * left,
             seed=settings.seed,
             progress=progress,
         )
