@@ -18,6 +18,7 @@ from PIL import Image
 
 from loomsight.demo import DemoSettings, demonstrate
 from loomsight.fabric.images import read_image
+from loomsight.fabric.look import Look
 from loomsight.inspection.report import cut_crop
 from loomsight.profile import Profile
 from loomsight.progress import for_stream
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
     for row in rows[:SHOWN]:
         image = read_image(folder / "roll" / row["picture"])
         x0, y0, x1, y1 = (int(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        jpeg = cut_crop(image, engine.score(image), (x0, y0, x1, y1), profile.threshold)
+        jpeg = cut_crop(image, Look.whole(engine.score(image)), (x0, y0, x1, y1), profile.threshold)
         crops.append(
             np.pad(
                 np.asarray(Image.open(io.BytesIO(jpeg))), ((0, GAP), (0, GAP), (0, 0)), constant_values=255
