@@ -48,7 +48,6 @@ _APART = 4  # one picture in so many is kept back
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
 _PIXELS = 160_000_000  # of all windows, at most
 _CROP = 224  # pixels a side of what is learned from at a time
-_BEYOND = 16  # by so much a cut may reach over a window's border, where it stops: borders are seen often
 _DEFECTS = 3  # in a window: what is rare, a green speck, the gate has to see often enough
 _STEPS = 1500
 _LEAST_SECONDS = 20.0  # of a training, also where the windows took all the time
@@ -269,7 +268,7 @@ def _batches(
         for at in rng.integers(len(learned), size=_BATCH):
             image, score = learned[at]
             top, left = (
-                int(np.clip(rng.integers(-_BEYOND, room - length + _BEYOND + 1), 0, room - length))
+                int(rng.integers(room - length + 1))
                 for room, length in zip(image.shape[:2], (height, width), strict=True)
             )
             part = slice(top, top + height), slice(left, left + width)
