@@ -126,6 +126,35 @@ def test_a_yarn_that_is_a_shade_off_is_seen_along_itself_and_nowhere_else(along:
     assert seen[3 - which] < 0.2
 
 
+def test_no_line_is_seen_at_the_border_of_good_cloth() -> None:
+    """There the ring is mirrored and errs to one side, which a mean along the border would add up."""
+    light = Light.of(good_cloth())
+    prediction = Prediction.fit([light.even(one) for one in good_cloth()[:4]])
+    row, column = np.moveaxis(prediction.strangeness(light.even(good_cloth()[5]))[..., 1:], -1, 0)
+    assert max(row[:8].max(), row[-8:].max()) < np.median(row)
+    assert max(column[:, :8].max(), column[:, -8:].max()) < np.median(column)
+
+
+def test_each_direction_has_an_expectation_of_its_own() -> None:
+    """Uneven wefts are this cloth's way, so a warp that is a shade off has to be seen beside them."""
+    rng = np.random.default_rng(0)
+
+    def cloth() -> np.ndarray:
+        return rng.normal(128, 8, (192, 320)) + rng.normal(0, 10, (192, 1))
+
+    def picture(grey: np.ndarray) -> Picture:
+        return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+    own = Normality.fit(
+        [picture(cloth()) for _ in range(4)], held=[picture(cloth())], methods=(Prediction.fit,)
+    )
+    faulty = cloth()
+    faulty[40:150, 160:162] += 5
+    score = own.score(picture(faulty))
+    assert score[50:140, 159:163].max(axis=1).mean() > 0.55
+    assert np.quantile(np.delete(score, slice(150, 172), axis=1), 0.99) < 0.45
+
+
 def test_normality_outlines_drawn_defects() -> None:
     rng, precisions = np.random.default_rng(1), []
     for kind in ("hole", "slub", "oil stain", "knot"):
@@ -173,7 +202,9 @@ def test_scores_are_the_same_after_saving() -> None:
     assert np.allclose(again.score(good_cloth()[5]), normality().score(good_cloth()[5]), atol=1e-5)
 
 
-@pytest.mark.parametrize("lost", ["light", "memory.0.bank", "prediction.2.kernel"])
+@pytest.mark.parametrize(
+    "lost", ["light", "memory.0.bank", "prediction.2.kernel", "prediction.expected.2.tail"]
+)
 def test_incomplete_arrays_are_refused(lost: str) -> None:
     arrays = {key: value for key, value in normality().to_arrays().items() if key != lost}
     with pytest.raises(ValueError, match=r"normality has no|not enough"):

@@ -204,6 +204,21 @@ def test_unknown_types_and_boxes_without_masks_name_no_pixel() -> None:
     assert (collate([tile], ("nep",))["types"] == IGNORED).all()
 
 
+@pytest.mark.parametrize("places", [0, 1, 2])
+def test_a_step_with_hardly_a_place_of_a_known_type_is_finite(places: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    target, instances = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.int16)
+    target[20, 20 : 20 + 2 * places] = instances[20, 20 : 20 + 2 * places] = 1
+    batch = collate(
+        [TrainingTile(image, target, np.ones_like(target), "drawn", instances, ("hole",))], ("hole",)
+    )
+    assert int((batch["types"] != IGNORED).sum()) == places
+    network = build("lite", types=("hole",))
+    history = fit(SegmenterTask(network), lambda _: batch, TrainSettings(steps=3, amp="float32"))
+    assert history.skipped == 0
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
 def test_a_base_without_types_starts_a_segmenter_with_them(material: Material) -> None:
     base, _ = train_segmenter(material, TINY, steps=2, seed=1)
     named = build("lite", types=("slub",))

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, Self, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -51,6 +52,7 @@ _LIGHT = 16  # pictures that the light is read from
 _BELOW = 0.2  # by so much at most a calm context lowers what is expected
 
 
+T = TypeVar("T")
 Said = Float[NDArray[np.float32], "h w *k"]
 """What a method says of each place: one logarithm, or several."""
 
@@ -177,13 +179,13 @@ class Normality:
         unseen = [_places(made, one) for one in _Even(light, held).some()] if len(held) else []
         bright, *said = np.concatenate(places + unseen, axis=1)
         around, *strange = np.concatenate(unseen or places, axis=1)
-        flat = iter(
-            [Expectation.of(bright, own, (around, new)) for own, new in zip(said, strange, strict=True)]
+        expected = _by_method(
+            made, (Expectation.of(bright, own, (around, new)) for own, new in zip(said, strange, strict=True))
         )
-        expected = [[next(flat) for _ in range(_count(method))] for method in made]
-        beyond, new = [], iter(strange)
-        for method, own in zip(made, expected, strict=True):
-            beyond.append(_joined(method, [e.beyond(around, next(new)) for e in own]))
+        beyond = [
+            _opinion(method, own, around, new)
+            for method, own, new in zip(made, expected, _by_method(made, strange), strict=True)
+        ]
         return cls(light, made, expected, float(np.median(np.mean(beyond, axis=0))))
 
     @property
@@ -258,8 +260,7 @@ class Normality:
         taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
             said = _apart(_tiled(_each(method), even, boxes, _count(method)))
-            beyond = [e.beyond(around, own) for e, own in zip(expected, said, strict=True)]
-            strange += _joined(method, beyond) / len(self._methods)
+            strange += _opinion(method, expected, around, said) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
                 taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected[0].tail)
         return strange, taught
@@ -411,10 +412,20 @@ def _apart(said: Said) -> list[Float[NDArray[np.float32], "h w"]]:
     return [said] if said.ndim == 2 else list(np.moveaxis(said, -1, 0))
 
 
-def _joined(
-    method: Method, beyond: Sequence[Float[NDArray[np.float32], "*shape"]]
+def _by_method(methods: Sequence[Method], one_by_one: Iterable[T]) -> list[list[T]]:
+    """What belongs to each method, of as many as they say things together."""
+    rest = iter(one_by_one)
+    return [list(islice(rest, _count(method))) for method in methods]
+
+
+def _opinion(
+    method: Method,
+    expected: Sequence[Expectation],
+    around: Float[NDArray[np.float32], "*shape"],
+    said: Sequence[Float[NDArray[np.float32], "*shape"]],
 ) -> Float[NDArray[np.float32], "*shape"]:
-    """A method's one opinion."""
+    """By how much a method says more than expected, all that it says taken together."""
+    beyond = [each.beyond(around, own) for each, own in zip(expected, said, strict=True)]
     return method.joined(beyond) if isinstance(method, Several) else beyond[0]
 
 
