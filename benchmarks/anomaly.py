@@ -52,7 +52,7 @@ from loomsight.fabric.light import Light
 from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.learn.cloth import part
 from loomsight.learn.normality import fitting
-from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA
+from loomsight.learn.segmenter import PIECES
 from loomsight.loom import PRESETS, DefectSpec, weave
 from loomsight.loom.faults import kinds_of
 from new_fabric import append, read_rows
@@ -156,11 +156,10 @@ def measure(
         pixels.add(score, picture.mask)
         found.append(score)
     good = [s for s, p in zip(found, test, strict=True) if p.mask is None or not p.mask.any()]
-    how = {"min_area": MIN_AREA, "merge_gap": MERGE_GAP}
-    threshold = set_operating_point(good, ALARMS, **how).threshold
+    threshold = set_operating_point(good, ALARMS, PIECES).threshold
     counts, types = RegionCounts(), defaultdict(RegionCounts)
     for score, picture in zip(found, test, strict=True):
-        own = count_regions(score, picture.mask, threshold, **how)
+        own = count_regions(score, picture.mask, threshold, PIECES)
         counts += own
         if len(set(picture.types)) == 1:
             types[picture.types[0]] += own

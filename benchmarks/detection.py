@@ -40,14 +40,14 @@ from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.detection.fusion import FusionPoint, fuse
 from loomsight.evaluation.boxes import MOST, BoxScores
 from loomsight.evaluation.compare import paired_difference
-from loomsight.evaluation.operating_point import AlarmRate
+from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.flat_field import flat_field
 from loomsight.fabric.instances import boxes_of, instances_of
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import LabelledPicture, Picture, Region
 from loomsight.learn.cloth import part
 from loomsight.learn.detector import DetectorSettings, base_detector, calibrate_fusion, train_detector
-from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, calibrate, train_segmenter
+from loomsight.learn.segmenter import PIECES, train_segmenter
 from loomsight.progress import LineProgress
 from loomsight.runtime.engine import TorchDetector, TorchEngine
 from loomsight.synthesis.recipe import Material, Recipe, TileMaker, types_in
@@ -190,9 +190,8 @@ class Trained:
         if self.segmenter is None:
             return found
         score = self.segmenter.score(image)
-        how = {"min_area": MIN_AREA, "merge_gap": MERGE_GAP}
-        faint = [region for region in find_regions(score, 0.05, **how) if region.score < 0.5]
-        surest = sorted(find_regions(score, 0.5, **how) + faint, key=lambda region: -region.score)[:MOST]
+        faint = [region for region in find_regions(score, 0.05, PIECES) if region.score < 0.5]
+        surest = sorted(find_regions(score, 0.5, PIECES) + faint, key=lambda region: -region.score)[:MOST]
         found["segmenter"] = self.segmenter.name(image, surest) if named else surest
         if self.detector is not None and self.fusion is not None:
             found["fused"] = fuse(score, found["detector"], replace(self.fusion, margin=-8.0))
@@ -226,7 +225,8 @@ def train(
         segmenter, _ = train_segmenter(
             material, recipe, types=types, steps=asked.steps, seed=seed, progress=progress
         )
-        point, maps = calibrate(segmenter, good.judge, ALARMS)
+        maps = [TorchEngine(segmenter).score(image) for image in good.judge]
+        point = set_operating_point(maps, ALARMS, PIECES)
         made.segmenter = TorchEngine(segmenter)
         made.minutes["segmenter"] = (time.monotonic() - began) / 60
         if made.detector is not None:

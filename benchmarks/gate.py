@@ -69,15 +69,14 @@ def main() -> None:
 def compare(profile: Profile, pictures: Iterator[tuple[Picture, Mask, int]]) -> Tally:
     """The full engine and the gated one, picture by picture."""
     point, tally = profile.card.operating_point, Tally()
-    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
     full = profile.engine(profile.fastest)
     gate = profile.gated(full, audits=False)
     if gate is None:
         raise SystemExit("the profile has no gate")
     for image, mask, defects in pictures:
-        whole = find_regions(full.score(image), point.threshold, **how)
+        whole = find_regions(full.score(image), point.threshold, point.grouping)
         (look,) = gate.looks([image])
-        kept = look.regions(point.threshold, **how)
+        kept = look.regions(point.threshold, point.grouping)
         lost = [one for one in whole if not any(_touch(one, other) for other in kept)]
         tally.pictures += 1
         tally.defects += defects

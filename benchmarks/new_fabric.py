@@ -53,7 +53,7 @@ from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.learn.base import BaseSettings, train_base_on, weave_fabrics
 from loomsight.learn.cloth import part
 from loomsight.learn.samples import make_samples
-from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, SegmenterSettings, train_segmenter
+from loomsight.learn.segmenter import PIECES, SegmenterSettings, train_segmenter
 from loomsight.progress import LineProgress
 from loomsight.runtime.engine import TorchEngine
 from loomsight.synthesis.recipe import GENERATED, Material, Recipe, arms_of
@@ -267,16 +267,12 @@ def figures_of(
     engine: TorchEngine, good: Iterable[Picture], test: Iterable[LabelledPicture]
 ) -> dict[str, Any]:
     """All figures of one trained network."""
-    point = set_operating_point(
-        (engine.score(image) for image in good), ALARMS, min_area=MIN_AREA, merge_gap=MERGE_GAP
-    )
+    point = set_operating_point((engine.score(image) for image in good), ALARMS, PIECES)
     pixels, regions = PixelScores(), RegionCounts()
     for picture in test:
         scores = engine.score(picture.image)
         pixels.add(scores, picture.mask)
-        regions += count_regions(
-            scores, picture.mask, point.threshold, min_area=MIN_AREA, merge_gap=MERGE_GAP
-        )
+        regions += count_regions(scores, picture.mask, point.threshold, PIECES)
     found = pixels.figures()
     return {
         "ap_picture": found.ap_picture,

@@ -32,18 +32,23 @@ from loomsight.anomaly.drift import ONE_SIDED, DriftCard, reference
 from loomsight.anomaly.drift import measure as measure_drift
 from loomsight.anomaly.normality import Normality
 from loomsight.datasets import new_fabric_fold, read_dataset
-from loomsight.evaluation.operating_point import AlarmRate, alarm_thresholds, point_from_alarms
+from loomsight.evaluation.operating_point import (
+    AlarmRate,
+    alarm_thresholds,
+    joined_through_faint,
+    point_from_alarms,
+)
 from loomsight.evaluation.regions import count_regions
 from loomsight.fabric.images import to_rgb
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import part
-from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, train_segmenter
+from loomsight.learn.segmenter import PIECES, train_segmenter
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.engine import TorchEngine
 from loomsight.synthesis.recipe import Material, Recipe
 from new_fabric import append, read_rows
 
-HOW = {"min_area": MIN_AREA, "merge_gap": MERGE_GAP}
 ONE = AlarmRate.per_megapixel(1.0)
 ALLOWED = (1, 3, 6, 12, 24)
 SPLITS, STEPS, MOST = 500, 300, 120
@@ -106,7 +111,8 @@ def measure(data: Path, name: str) -> dict[str, Any]:
     normality = Normality.fit(cloth.learn, held=cloth.judge)
     first, second = good[: len(good) // 2], good[len(good) // 2 :]
     maps = [[engine.score(image) for image in first], [normality.score(image) for image in first]]
-    point, united, together = calibrate_union(*maps, ONE, **HOW)
+    point, united, together = calibrate_union(*maps, ONE, PIECES)
+    odd = joined_through_faint(PIECES, maps[1])
     card = reference(first, together)
 
     def union(image: Picture) -> ScoreMap:
@@ -114,22 +120,22 @@ def measure(data: Path, name: str) -> dict[str, Any]:
 
     row: dict[str, Any] = {"set": name, "threshold": united.threshold, "alarms": [], "lights": {}}
     for image in good:
-        alarms, _ = alarm_thresholds(union(image), most=MOST, **HOW)
+        alarms, _ = alarm_thresholds(union(image), united.grouping, most=MOST)
         row["alarms"].append([image.shape[0] * image.shape[1] / 1e6, [float(one) for one in alarms]])
     row["megapixels"] = sum(image.shape[0] * image.shape[1] for image in second) / 1e6
     for light, change in LIGHTS.items():
         changed = [change(image) for image in second]
         scores = [union(image) for image in changed]
         row["lights"][light] = {
-            "union": _false(scores, united.threshold),
+            "union": _false(scores, united.threshold, united.grouping),
             "drift": _drifted(card, changed, scores),
-            "normality": _false(map(normality.score, changed), point.strangeness),
+            "normality": _false(map(normality.score, changed), point.strangeness, odd),
         }
     return row
 
 
-def _false(maps: Any, threshold: float) -> int:
-    return sum(count_regions(score, None, threshold, **HOW).false_alarms for score in maps)
+def _false(maps: Any, threshold: float, grouping: Grouping) -> int:
+    return sum(count_regions(score, None, threshold, grouping).false_alarms for score in maps)
 
 
 def _drifted(card: DriftCard, pictures: Sequence[Picture], maps: Sequence[ScoreMap]) -> list[str]:

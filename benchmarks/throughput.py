@@ -70,7 +70,6 @@ def main() -> None:
 def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict[str, float]]:
     """Every engine, ungated and gated, from frames in memory to regions."""
     point = profile.card.operating_point
-    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
     megapixels = sum(image.shape[0] * image.shape[1] for image in roll) / 1e6
     found: dict[str, int] = {}
 
@@ -81,7 +80,7 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
                 if hasattr(engine, "looks")
                 else map(Look.whole, engine.scores(pictures))
             )
-            found[name] = sum(len(look.regions(point.threshold, **how)) for look in looks)
+            found[name] = sum(len(look.regions(point.threshold, point.grouping)) for look in looks)
             return megapixels * len(pictures) / len(roll)
 
         return work
@@ -139,7 +138,6 @@ def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
     if engine is None:
         raise SystemExit("the profile has no gate")
     point = profile.card.operating_point
-    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
     megapixels = sum(image.shape[0] * image.shape[1] for image in roll) / 1e6
     print("| files | decoding alone | gated engine alone | both, as a line | cores busy |")
     print("|---|---|---|---|---|")
@@ -163,13 +161,13 @@ def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
 
         def alone() -> float:
             for look in engine.looks(roll):
-                look.regions(point.threshold, **how)
+                look.regions(point.threshold, point.grouping)
             return megapixels
 
         def both(paths: list[Path] = paths, folder: Path = folder) -> float:
             with Prefetched(Pictures(paths, folder, "roll")) as frames:
                 for look in engine.looks(frame.image for frame in frames):  # type: ignore[union-attr]
-                    look.regions(point.threshold, **how)
+                    look.regions(point.threshold, point.grouping)
             return megapixels
 
         speeds = by_turns({"decoding": decoded, "engine": alone, "both": both}, rounds=5)

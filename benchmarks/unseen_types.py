@@ -24,22 +24,24 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from loomsight.anomaly.calibration import calibrate_union
+from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.normality import Normality
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.compare import paired_difference
-from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, joined_through_faint
 from loomsight.evaluation.regions import RegionCounts, count_regions
 from loomsight.fabric.images import to_rgb
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import part
-from loomsight.learn.segmenter import MERGE_GAP, MIN_AREA, train_segmenter
+from loomsight.learn.segmenter import PIECES, train_segmenter
 from loomsight.loom import PRESETS, DefectSpec, weave
 from loomsight.loom.faults import kinds_of
 from loomsight.runtime.engine import TorchEngine
@@ -48,7 +50,6 @@ from loomsight.synthesis.recipe import Material, Recipe
 from new_fabric import append, read_rows
 
 ALARMS = AlarmRate.per_megapixel(1.0)
-HOW = {"min_area": MIN_AREA, "merge_gap": MERGE_GAP}
 PARTS, STEPS = 5, 400
 MAPS = ("segmenter", "normality", "union")
 
@@ -105,11 +106,9 @@ def run(asked: argparse.Namespace, quality: str, seed: int) -> None:
             LabelledPicture(image, np.zeros(image.shape[:2], np.bool_), fabric=quality) for image in good
         ]
         engine = TorchEngine(trained(good, known, recipe, left_out, seed))
-        point, united, _ = calibrate_union(
-            [engine.score(image) for image in judge], strange[0], ALARMS, **HOW
-        )
-        alone = set_operating_point(strange[0], ALARMS, **HOW).threshold
-        thresholds = {"segmenter": point.segmenter, "normality": alone, "union": united.threshold}
+        on_good = [engine.score(image) for image in judge]
+        point, united, together = calibrate_union(on_good, strange[0], ALARMS, PIECES)
+        at = _points(point, united, (on_good, strange[0], together))
 
         def maps(image: Picture, odd: ScoreMap | None = None) -> dict[str, ScoreMap]:
             sure = engine.score(image)  # noqa: B023 — called in this round alone
@@ -119,13 +118,13 @@ def run(asked: argparse.Namespace, quality: str, seed: int) -> None:
         counts = {name: RegionCounts() for name in MAPS}
         for image, odd in zip(other, strange[1], strict=True):
             for name, score in maps(image, odd).items():
-                counts[name] += count_regions(score, None, thresholds[name], **HOW)
+                counts[name] += count_regions(score, None, *at[name])
         types: dict[str, dict[str, list[int]]] = defaultdict(dict)
         for kind in sorted(left_out):
             own = {name: RegionCounts() for name in MAPS}
             for picture in pictures[kind]:
                 for name, score in maps(picture.image).items():
-                    own[name] += count_regions(score, picture.mask, thresholds[name], **HOW)
+                    own[name] += count_regions(score, picture.mask, *at[name])
             types[kind] = {name: [own[name].found, own[name].defects] for name in MAPS}
         row = {"quality": quality, "recipe": recipe, "seed": seed, "part": number, "types": types}
         row["false_alarms_per_mpx"] = {n: counts[n].false_alarms_per_megapixel for n in MAPS}
@@ -155,16 +154,15 @@ def run_real(asked: argparse.Namespace, fabric: str, seed: int) -> None:
             known += [LabelledPicture(x, np.zeros(x.shape[:2], np.bool_), fabric=fabric) for x in good]
             engine = TorchEngine(trained(good, known, recipe, {kind}, seed))
             maps = [engine.score(image) for image in judge]
-            point, united, both = calibrate_union(maps, strange, ALARMS, **HOW)
-            thresholds = {"segmenter": point.segmenter, "normality": point.strangeness}
-            thresholds["union"] = united.threshold
+            point, united, both = calibrate_union(maps, strange, ALARMS, PIECES)
+            at = _points(point, united, (maps, strange, both))
             found = {name: RegionCounts() for name in MAPS}
             for picture in (one for one in own if set(one.types) == {kind}):
                 sure, odd = engine.score(picture.image), normality.score(picture.image)
                 for name, score in zip(MAPS, (sure, odd, point.unite(sure, odd)), strict=True):
-                    found[name] += count_regions(score, picture.mask, thresholds[name], **HOW)
+                    found[name] += count_regions(score, picture.mask, *at[name])
             alarms = {
-                name: sum(count_regions(one, None, thresholds[name], **HOW).false_alarms for one in some)
+                name: sum(count_regions(one, None, *at[name]).false_alarms for one in some)
                 / (sum(one.size for one in some) / 1e6)
                 for name, some in zip(MAPS, (maps, strange, both), strict=True)
             }
@@ -173,6 +171,17 @@ def run_real(asked: argparse.Namespace, fabric: str, seed: int) -> None:
             if found["union"].defects:
                 append(asked.results, row | {"false_alarms_per_mpx": alarms})
             print(fabric, recipe, seed, kind, file=sys.stderr, flush=True)
+
+
+def _points(
+    point: UnionPoint, united: OperatingPoint, good: Sequence[Sequence[ScoreMap]]
+) -> dict[str, tuple[float, Grouping]]:
+    """The threshold of each map of :data:`MAPS`, and what is one region of it."""
+    thresholds = point.segmenter, point.strangeness, united.threshold
+    return {
+        name: (threshold, joined_through_faint(PIECES, maps))
+        for name, threshold, maps in zip(MAPS, thresholds, good, strict=True)
+    }
 
 
 def defective(quality: str, kind: Any, rng: np.random.Generator) -> LabelledPicture:

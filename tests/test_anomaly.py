@@ -26,6 +26,7 @@ from loomsight.evaluation.operating_point import AlarmRate, tail_scale
 from loomsight.evaluation.pixels import average_precision
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.light import Light, brightness
+from loomsight.fabric.regions import EVERY_PIXEL
 from loomsight.fabric.types import Mask, Picture
 from loomsight.learn.adversarial import CellGanTask
 from loomsight.learn.distillation import train_student
@@ -310,7 +311,7 @@ def test_a_union_keeps_the_promise_and_finds_what_either_finds() -> None:
     known = [rng.beta(1, 30, (200, 200)).astype(np.float32) for _ in range(5)]
     strange = [rng.beta(2, 5, (200, 200)).astype(np.float32) for _ in range(5)]
     rate = AlarmRate.per_megapixel(20.0)
-    point, operating, united = calibrate_union(known, strange, rate, min_area=1, merge_gap=0)
+    point, operating, united = calibrate_union(known, strange, rate, EVERY_PIXEL)
     assert operating.alarms_seen <= operating.alarms_allowed
     assert len(united) == 5
     for which in range(2):

@@ -49,8 +49,7 @@ def test_its_figures_are_those_of_the_profile_against_the_masks(demo: tuple[Path
         np.concatenate(frames),
         np.concatenate(masks),
         point.threshold,
-        min_area=point.min_area,
-        merge_gap=point.merge_gap,
+        point.grouping,
     )
     assert counts.defects > 0
     assert outcome.false_alarms == counts.false_alarms
@@ -60,9 +59,7 @@ def test_its_figures_are_those_of_the_profile_against_the_masks(demo: tuple[Path
     for row in listed:
         frame = int(row["picture"][:3]) - 1
         x0, y0, x1, y1 = row["box"]
-        alarms = find_regions(
-            frames[frame], point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
-        )
+        alarms = find_regions(frames[frame], point.threshold, point.grouping)
         for box in (region.box for region in alarms):
             if box[0] < x1 + 3 and x0 < box[2] + 3 and box[1] < y1 + 3 and y0 < box[3] + 3:
                 found.add(row["number"])

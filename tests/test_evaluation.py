@@ -14,11 +14,12 @@ from loomsight.evaluation.operating_point import (
     LOWEST,
     AlarmRate,
     alarm_thresholds,
+    joined_through_faint,
     set_operating_point,
 )
 from loomsight.evaluation.pixels import PixelScores, auroc, average_precision
 from loomsight.evaluation.regions import RegionCounts, count_regions
-from loomsight.fabric.regions import find_regions, label_parts
+from loomsight.fabric.regions import Grouping, find_regions, label_parts
 
 # --- pixels -----------------------------------------------------------------------------------------
 
@@ -189,7 +190,7 @@ def test_defects_found_and_false_alarms_are_counted():
     assert counts == RegionCounts(defects=2, found=1, alarms=4, false_alarms=2, pixels=20_000)
     assert counts.recall == 0.5
     assert counts.false_alarms_per_megapixel == pytest.approx(100)
-    assert count_regions(score, mask, 0.5, min_area=2).false_alarms == 1
+    assert count_regions(score, mask, 0.5, Grouping(2)).false_alarms == 1
     assert count_regions(score, None, 0.5).false_alarms == 4
 
 
@@ -227,16 +228,23 @@ def clouds(rng, height=200, width=500):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 6]), st.integers(0, 2), st.booleans())
-def test_alarms_appear_where_trying_every_threshold_finds_them(seed, min_area, merge_gap, ties):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 6]),
+    st.integers(0, 2),
+    st.sampled_from([1.0, 0.03]),
+    st.booleans(),
+)
+def test_alarms_appear_where_trying_every_threshold_finds_them(seed, min_area, merge_gap, faint, ties):
+    grouping = Grouping(min_area, merge_gap, faint)
     score = clouds(np.random.default_rng(seed), 30, 40)
     if ties:
         score = np.round(score, 1)
     expected = []
     for threshold in np.unique(score[score > 0])[::-1]:
-        found = len(find_regions(score, threshold, min_area=min_area, merge_gap=merge_gap))
+        found = len(find_regions(score, threshold, grouping))
         expected += [threshold] * (found - len(expected))
-    thresholds, lowest = alarm_thresholds(score, most=6, min_area=min_area, merge_gap=merge_gap)
+    thresholds, lowest = alarm_thresholds(score, grouping, most=6)
     assert thresholds.tolist() == expected[:6]
     assert lowest <= (thresholds[-1] if len(thresholds) else 1)
 
@@ -288,9 +296,9 @@ def test_what_is_certain_holds_whatever_the_network_is(allowed):
 def test_a_promise_is_moved_without_scoring_again():
     rng = np.random.default_rng(13)
     seen = [clouds(rng) for _ in range(3)]
-    first = set_operating_point(seen, AlarmRate.per_megapixel(100), min_area=4, merge_gap=1)
+    first = set_operating_point(seen, AlarmRate.per_megapixel(100), Grouping(4, 1))
     for rate in (0.5, 40, 120):
-        anew = set_operating_point(seen, AlarmRate.per_megapixel(rate), min_area=4, merge_gap=1)
+        anew = set_operating_point(seen, AlarmRate.per_megapixel(rate), Grouping(4, 1))
         moved = first.moved(rate)
         assert moved.threshold == pytest.approx(anew.threshold, abs=1e-6)
         assert (moved.alarms_seen, moved.extrapolated) == (anew.alarms_seen, anew.extrapolated)
@@ -313,8 +321,8 @@ def test_the_alarms_it_counts_are_the_regions_that_inspection_finds():
     rng = np.random.default_rng(4)
     seen = [clouds(rng) for _ in range(3)]
     for rate in [1, 10, 40]:
-        point = set_operating_point(seen, AlarmRate.per_megapixel(rate), min_area=4, merge_gap=1)
-        regions = [find_regions(each, point.threshold, min_area=4, merge_gap=1) for each in seen]
+        point = set_operating_point(seen, AlarmRate.per_megapixel(rate), Grouping(4, 1))
+        regions = [find_regions(each, point.threshold, Grouping(4, 1)) for each in seen]
         assert point.alarms_seen == sum(map(len, regions)) <= point.alarms_allowed
 
 
@@ -327,12 +335,28 @@ def test_a_stricter_promise_never_lowers_the_threshold():
     assert len(set(thresholds)) > 5
 
 
+def test_what_is_faint_is_read_off_good_cloth_and_joins_what_an_inspection_sees():
+    rng = np.random.default_rng(8)
+    seen, new = [clouds(rng) for _ in range(3)], clouds(rng)
+    grouping = joined_through_faint(Grouping(4, 1), seen)
+    assert (grouping.min_area, grouping.merge_gap) == (4, 1)
+    assert 0.01 < (new >= grouping.faint).mean() < 0.04  # one in fifty
+    new[50, 100:400] = np.maximum(new[50, 100:400], grouping.faint)
+    new[50, 100:120] = new[50, 380:400] = 0.99
+    point = set_operating_point(seen, AlarmRate.per_megapixel(10), grouping)
+    assert grouping.faint < point.threshold < 0.99
+    assert point.grouping == grouping
+    (region,) = (one for one in find_regions(new, point.threshold, point.grouping) if one.score >= 0.99)
+    assert region.box[0] <= 100
+    assert region.box[2] >= 400
+
+
 def test_merging_and_a_least_area_allow_a_lower_threshold():
     rng = np.random.default_rng(6)
     seen = [clouds(rng) for _ in range(3)]
     rate = AlarmRate.per_megapixel(30)
     plain = set_operating_point(seen, rate)
-    lenient = set_operating_point(seen, rate, min_area=20, merge_gap=2)
+    lenient = set_operating_point(seen, rate, Grouping(20, 2))
     assert lenient.threshold < plain.threshold
     assert (lenient.min_area, lenient.merge_gap) == (20, 2)
 

@@ -9,6 +9,7 @@ import pytest
 
 from loomsight.detection.fusion import FusionPoint, evidence, fuse
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Region
 from loomsight.learn.detector import calibrate_fusion
 
@@ -87,7 +88,7 @@ def test_the_fused_threshold_keeps_the_promise_on_the_good_cloth_it_saw() -> Non
                       for x, y, v in zip(rng.integers(0, 190, 6), rng.integers(0, 90, 6), rng.beta(1, 4, 6),
                                          strict=True)])  # fmt: skip
     rate = AlarmRate.per_megapixel(10.0)  # 0.8 Mpx: eight alarms
-    own = set_operating_point(maps, rate, min_area=4, merge_gap=5)
+    own = set_operating_point(maps, rate, Grouping(4, 5))
     detector, point = calibrate_fusion(own, maps, boxes, rate)
     assert detector.alarms_seen <= 8
     alarms = sum(len(fuse(score, found, point)) for score, found in zip(maps, boxes, strict=True))

@@ -11,7 +11,7 @@ from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
 from loomsight.fabric.look import Look
-from loomsight.fabric.regions import find_regions
+from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
 from loomsight.learn.gate import Window, gate_thresholds, learn_gate
@@ -19,7 +19,7 @@ from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
 from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, blocks_of
 
-POINT = (0.5, 4, 5)
+POINT = (0.5, Grouping(4, 5))
 
 
 class Dark:
@@ -101,7 +101,7 @@ def test_a_defect_is_found_where_and_as_it_would_be_without_a_gate(place: tuple[
     image[top:bottom, left:right] = 0
     full = Dark()
     (look,) = after_the_first(gated(full), [image])
-    assert look.regions(0.5, min_area=4) == find_regions(Dark().score(image), 0.5, min_area=4)
+    assert look.regions(0.5, Grouping(4)) == find_regions(Dark().score(image), 0.5, Grouping(4))
     assert not look.complete
     assert full.pixels < 768 * 1024 * 1.4
 
@@ -114,6 +114,19 @@ def test_a_region_is_followed_into_blocks_that_the_gate_did_not_pass() -> None:
     (look,) = after_the_first(engine, [image])
     assert engine.count.passed == 1
     assert look.regions(0.5) == find_regions(Dark().score(image), 0.5)
+
+
+def test_a_region_is_followed_along_its_faint_stretch_to_its_next_piece() -> None:
+    image = good()
+    image[380:388, 100:900] = 100  # faint: a score of .28
+    image[380:388, 850:900] = 0
+    image[384:416, 480:512] = 0  # the blot whose block passes
+    point = 0.5, Grouping(4, 5, faint=0.25)
+    engine = GatedEngine(Gate(), 0.0, 0.3, 1, Dark(), point=point)  # type: ignore[arg-type]
+    (look,) = after_the_first(engine, [image])
+    assert engine.count.passed == 1
+    (region,) = look.regions(*point)
+    assert (region.box, [region]) == ((480, 380, 900, 416), find_regions(Dark().score(image), *point))
 
 
 @settings(max_examples=25, deadline=None)
@@ -239,18 +252,18 @@ def test_it_learns_from_the_engine_where_something_is_found() -> None:
         spotted[-1][100:120, 60:90] = 20
     for network in learned.networks:
         gate = TorchCompiled(GateGraph(network))
-        found = gate_thresholds(gate, 1, dark, learned.held, 0.1, min_area=4, merge_gap=5)
+        found = gate_thresholds(gate, 1, dark, learned.held, (0.1, Grouping(4, 5)))
         assert found.defects > 130
         assert found.near <= 0.1
-        engine = GatedEngine(gate, found.cell, found.near, 1, dark, point=(0.1, 4, 5))
+        engine = GatedEngine(gate, found.cell, found.near, 1, dark, point=(0.1, Grouping(4, 5)))
         assert all(engine.passed(image)[0, 0] for image in spotted)
         looks = after_the_first(engine, [*fresh, *spotted])
-        assert [len(look.regions(0.1, min_area=4)) for look in looks] == [0] * 4 + [1] * 4
+        assert [len(look.regions(0.1, Grouping(4))) for look in looks] == [0] * 4 + [1] * 4
 
 
 def test_too_few_defects_promise_nothing() -> None:
     held = [Window(good(), np.zeros(good().shape[:2], np.uint8), Dark().score(good()))]
-    found = gate_thresholds(Gate(), 1, Dark(), held, 0.5, min_area=4, merge_gap=5)
+    found = gate_thresholds(Gate(), 1, Dark(), held, (0.5, Grouping(4, 5)))
     assert (found.cell, found.near, found.defects) == (-np.inf, 0.0, 0)
 
 
@@ -261,7 +274,7 @@ def test_thresholds_are_set_on_each_drawn_defect_that_is_found_and_on_nothing_el
         drawn[y : y + 12, x : x + 12] = number
     image[42:52, 38:50] = image[205:215, 305:315] = image[20:30, 100:110] = 0
     window = Window(image, drawn, Dark().score(image))
-    found = gate_thresholds(Gate(), 1, Dark(), [window] * 70, 0.5, min_area=4, merge_gap=5)
+    found = gate_thresholds(Gate(), 1, Dark(), [window] * 70, (0.5, Grouping(4, 5)))
     assert found.defects == 140
     assert np.isfinite(found.cell)
 

@@ -554,5 +554,5 @@ def test_taught_cloth_sets_the_threshold_on_the_maps_that_an_inspection_sees(
     judged = part([read_image(path) for path in sorted((fabrics / "new/good").glob("*.png"))]).judge
     maps = [engine.score(image) for image in judged]
     rate = AlarmRate(point.promised, point.unit, 1.0)
-    again = set_operating_point(maps, rate, min_area=point.min_area, merge_gap=point.merge_gap)
+    again = set_operating_point(maps, rate, point.grouping)
     assert again.threshold == pytest.approx(point.threshold, abs=1e-4)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from loomsight.fabric.regions import find_regions, label_parts
+from loomsight.fabric.regions import Grouping, find_regions, label_parts, label_regions
 
 
 def test_a_region_has_its_box_area_length_and_highest_score():
@@ -38,8 +38,8 @@ def test_a_broken_thread_is_one_region_when_its_gaps_are_merged():
     score = np.zeros((20, 90), np.float32)
     score[10, 5:25] = score[10, 28:50] = score[13, 53:80] = 0.8  # gaps of 3 pixels, the last one also down
     assert len(find_regions(score, 0.5)) == 3
-    assert len(find_regions(score, 0.5, merge_gap=2)) == 3
-    (region,) = find_regions(score, 0.5, merge_gap=3)
+    assert len(find_regions(score, 0.5, Grouping(merge_gap=2))) == 3
+    (region,) = find_regions(score, 0.5, Grouping(merge_gap=3))
     assert region.box == (5, 10, 80, 14)
     assert region.area == 20 + 22 + 27
 
@@ -47,7 +47,38 @@ def test_a_broken_thread_is_one_region_when_its_gaps_are_merged():
 def test_small_regions_are_left_out_after_merging():
     score = np.zeros((20, 20), np.float32)
     score[2, 2] = score[2, 4] = score[15, 15] = 1
-    assert [region.area for region in find_regions(score, 0.5, min_area=2, merge_gap=1)] == [2]
+    assert [region.area for region in find_regions(score, 0.5, Grouping(2, 1))] == [2]
+
+
+def test_a_faint_stretch_joins_the_pieces_of_a_thread_and_is_no_part_of_it():
+    score = np.zeros((20, 90), np.float32)
+    score[10, 5:80] = 0.2
+    score[10, 5:25] = score[10, 60:80] = 0.8
+    score[3, 5:80] = 0.2  # as faint, and nothing in it is an alarm
+    assert len(find_regions(score, 0.5, Grouping(faint=0.3))) == 2
+    (region,) = find_regions(score, 0.5, Grouping(faint=0.2))
+    assert region.box == (5, 10, 80, 11)
+    assert (region.area, region.length, region.score) == (40, 75.0, np.float32(0.8))
+
+
+def test_faint_pixels_do_not_leap_over_the_gap_that_pieces_may_have():
+    score = np.zeros((20, 90), np.float32)
+    score[10, 5:25] = score[10, 60:80] = 0.8
+    score[10, 25:40] = score[10, 43:60] = 0.2  # sound cloth between
+    assert len(find_regions(score, 0.5, Grouping(merge_gap=5, faint=0.2))) == 2
+
+
+def test_pieces_that_are_small_alone_are_a_region_together():
+    score = np.full((5, 30), 0.2, np.float32)
+    score[2, 3:6] = score[2, 20:22] = 0.8
+    assert find_regions(score, 0.5, Grouping(min_area=5)) == []
+    assert [one.area for one in find_regions(score, 0.5, Grouping(min_area=5, faint=0.2))] == [5]
+
+
+def test_a_threshold_below_what_is_faint_joins_nothing_more():
+    score = np.zeros((5, 30), np.float32)
+    score[2, 3:6] = score[2, 20:22] = 0.3
+    assert find_regions(score, 0.2, Grouping(faint=0.25)) == find_regions(score, 0.2)
 
 
 def test_regions_come_in_reading_order():
@@ -78,6 +109,29 @@ def box_by_hand(part):
     return min(xs), min(ys), max(xs) + 1, max(ys) + 1
 
 
+LEVELS = arrays(
+    np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0.25, 0.75])
+)
+
+
+@given(LEVELS, st.integers(0, 2), st.integers(1, 3))
+def test_labels_are_those_of_pieces_and_of_what_joins_them(score, gap, least):
+    """Pieces of one faint part are one, and so is what these share: until nothing changes."""
+    above = [{(int(y), int(x)) for y, x in part} for part in parts_by_hand(score >= 0.5, gap)]
+    faint = [{(int(y), int(x)) for y, x in part} for part in parts_by_hand(score >= 0.25, 0)]
+    groups = list(above)
+    for way in faint:
+        met = [group for group in groups if group & way]
+        if met:
+            groups = [group for group in groups if not group & way] + [set().union(*met)]
+    groups = [group for group in groups if len(group) >= least]
+    count, labels = label_regions(score, 0.5, Grouping(least, gap, 0.25))
+    assert count == len(groups) == labels.max(initial=0)
+    assert {frozenset(zip(*np.nonzero(labels == number), strict=True)) for number in range(1, count + 1)} == {
+        frozenset(group) for group in groups
+    }
+
+
 @given(arrays(np.bool_, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.integers(0, 3))
 def test_every_pixel_is_in_the_region_it_belongs_to(mask, gap):
     expected = parts_by_hand(mask, gap)
@@ -85,7 +139,7 @@ def test_every_pixel_is_in_the_region_it_belongs_to(mask, gap):
     assert count == len(expected)
     assert np.array_equal(labels > 0, mask)
     assert all(len({int(labels[place]) for place in part}) == 1 for part in expected)
-    regions = find_regions(mask.astype(np.float32), 0.5, merge_gap=gap)
+    regions = find_regions(mask.astype(np.float32), 0.5, Grouping(merge_gap=gap))
     assert sorted((region.area, region.box) for region in regions) == sorted(
         (len(part), box_by_hand(part)) for part in expected
     )

@@ -29,7 +29,11 @@ DetectorForm = Literal["lite0", "resnet18", "resnet50"]
 
 def _possible(point: OperatingPoint) -> OperatingPoint:
     if not (
-        0 <= point.threshold <= 1 and point.promised >= 0 and point.min_area >= 1 and point.merge_gap >= 0
+        0 <= point.threshold <= 1
+        and point.promised >= 0
+        and point.min_area >= 1
+        and point.merge_gap >= 0
+        and 0 <= point.faint <= 1
     ):
         raise ValueError("no operating point has these numbers")
     return point

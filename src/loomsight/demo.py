@@ -33,7 +33,7 @@ from loomsight.datasets import write_dataset
 from loomsight.errors import UsageError
 from loomsight.evaluation.regions import TOLERANCE, RegionCounts, count_regions
 from loomsight.fabric.images import write_png
-from loomsight.fabric.regions import label_parts
+from loomsight.fabric.regions import label_regions
 from loomsight.fabric.types import LabelledPicture, Mask, Picture, Region, ScoreMap
 from loomsight.files import new_folder, write_json
 from loomsight.inspection.line import inspect
@@ -249,12 +249,10 @@ def _roll(metres: float, defects_per_m2: float, rng: np.random.Generator) -> Ite
 def _compare(scores: list[ScoreMap], truth: _Truth, profile: Profile) -> RegionCounts:
     """The whole roll at once, each defect once, in however many pieces and pictures it lies."""
     point, roll = profile.card.operating_point, np.concatenate(scores)
-    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
-    counts = count_regions(roll, truth.mask, point.threshold, **how)
-    alarms, labels = label_parts(roll >= point.threshold, point.merge_gap)
-    large = np.bincount(labels.ravel(), minlength=alarms + 1) >= point.min_area
+    counts = count_regions(roll, truth.mask, point.threshold, point.grouping)
+    _, labels = label_regions(roll, point.threshold, point.grouping)
     side = 2 * TOLERANCE + 1
-    near = cv2.dilate((large[labels] & (labels > 0)).astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    near = cv2.dilate((labels > 0).astype(np.uint8), np.ones((side, side), np.uint8)) > 0
     found = sum(
         any((near & truth.mask)[y0:y1, x0:x1].any() for x0, y0, x1, y1 in boxes)
         for boxes in truth.defects.values()

@@ -488,7 +488,7 @@ class Profile:
             card.near,
             card.channels,
             engine,
-            point=(point.threshold, point.min_area, point.merge_gap),
+            point=(point.threshold, point.grouping),
             worth=card.worth,
             audits=audits,
         )

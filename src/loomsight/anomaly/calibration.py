@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from loomsight.evaluation.operating_point import (
     AlarmRate,
     OperatingPoint,
+    joined_through_faint,
     set_operating_point,
     tail_scale,
 )
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.scores import logits
 from loomsight.fabric.types import ScoreMap
 
@@ -69,9 +71,8 @@ def calibrate_union(
     known: Sequence[ScoreMap],
     strange: Sequence[ScoreMap],
     rate: AlarmRate,
+    pieces: Grouping,
     *,
-    min_area: int,
-    merge_gap: int,
     calmed: Sequence[Float[NDArray[np.float32], "h w"] | None] | None = None,
 ) -> tuple[UnionPoint, OperatingPoint, list[ScoreMap]]:
     """Set a union on good cloth.
@@ -79,7 +80,7 @@ def calibrate_union(
     Args:
         known, strange: the maps of the same good pictures, best of pictures that neither learned from.
         rate: what the union promises.
-        min_area, merge_gap: of its regions.
+        pieces: of its regions; what is faint is found for each map.
         calmed: for each picture what :meth:`UnionPoint.unite` takes.
 
     Returns:
@@ -88,13 +89,16 @@ def calibrate_union(
     Raises:
         DatasetError: there is no map.
     """
-    how = {"min_area": min_area, "merge_gap": merge_gap}
-    sure, odd = (set_operating_point(maps, rate, **how) for maps in (known, strange))
+    sure, odd = (_point(maps, rate, pieces) for maps in (known, strange))
     scales = [tail_scale(one.highest or ()) for one in (sure, odd)]
     point = UnionPoint(sure.threshold, scales[0], odd.threshold, scales[1])
     less = calmed or [None] * len(known)
     united = [point.unite(*three) for three in zip(known, strange, less, strict=True)]
-    return point, set_operating_point(united, rate, **how), united
+    return point, _point(united, rate, pieces), united
+
+
+def _point(good: Sequence[ScoreMap], rate: AlarmRate, pieces: Grouping) -> OperatingPoint:
+    return set_operating_point(good, rate, joined_through_faint(pieces, good))
 
 
 def _margin(score: ScoreMap, threshold: float, scale: float) -> Float[NDArray[np.float32], "h w"]:

@@ -115,9 +115,7 @@ def _figures(pairs: _Pairs, profile: Profile | None, progress: Progress) -> dict
     for score, mask in progress.track(pairs.stream, "evaluate", pairs.total):
         pixels.add(score, mask)
         if point is not None:
-            regions += count_regions(
-                score, mask, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
-            )
+            regions += count_regions(score, mask, point.threshold, point.grouping)
     found = pixels.figures()
     return {
         "pictures": found.pictures,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loomsight.fabric.regions import find_regions
+from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.types import UNKNOWN, Region, ScoreMap
 
 REACH = 3.0
@@ -33,7 +33,7 @@ class FusionPoint:
     Attributes:
         segmenter, detector: the score, in (0, 1], from which each alone is an alarm.
         margin: logits that the evidence of both must exceed.
-        min_area, merge_gap: of the score map's regions.
+        min_area, merge_gap, faint: of the score map's regions, see :class:`Grouping`.
     """
 
     segmenter: float
@@ -41,6 +41,12 @@ class FusionPoint:
     margin: float
     min_area: int
     merge_gap: int
+    faint: float = 1.0
+
+    @property
+    def grouping(self) -> Grouping:
+        """What is one region of the score map."""
+        return Grouping(self.min_area, self.merge_gap, self.faint)
 
 
 def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Region]:
@@ -71,8 +77,8 @@ class Evidence:
 def evidence(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Evidence]:
     """Every possible defect of a picture with its margin, in no order."""
     low = _sigmoid(_logit(point.segmenter) - REACH)
-    regions = find_regions(score, point.segmenter, min_area=point.min_area, merge_gap=point.merge_gap)
-    for faint in find_regions(score, low, min_area=point.min_area, merge_gap=point.merge_gap):
+    regions = find_regions(score, point.segmenter, point.grouping)
+    for faint in find_regions(score, low, point.grouping):
         if faint.score < point.segmenter:
             regions.append(faint)
     faint_box = _sigmoid(_logit(point.detector) - REACH)

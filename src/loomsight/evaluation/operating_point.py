@@ -35,12 +35,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.errors import DatasetError, UsageError
+from loomsight.fabric.regions import EVERY_PIXEL, Grouping, label_parts
 from loomsight.fabric.types import ScoreMap
 
 TAIL = 20
 """At most this many of the highest alarms describe the tail."""
 KEPT = 40
 """So many alarms are kept at least, so that a threshold can be moved later."""
+FAINT = 0.02
+"""The share of good cloth whose pixels join pieces to one region, although they are no alarm."""
 LOWEST = 1 / 65535
 """No threshold is lower: it is the lowest score that a 16-bit map shows."""
 
@@ -98,7 +101,8 @@ class OperatingPoint:
         alarms_seen: what the threshold gives in it. More than allowed only when so many good pixels have
             the highest score, 1, that no threshold keeps the promise.
         extrapolated: the area was too small to show the promise, see the module.
-        min_area, merge_gap: of the regions counted; the threshold holds for these only.
+        min_area, merge_gap, faint: of the regions counted, see :class:`Grouping`; the threshold holds for
+            these only.
         highest: the highest alarms on good cloth, falling, among which the threshold can be moved; None
             when they were not kept.
         floor: no threshold is lower: below it there may be alarms that are not listed.
@@ -115,6 +119,12 @@ class OperatingPoint:
     merge_gap: int
     highest: tuple[float, ...] | None = None
     floor: float = LOWEST
+    faint: float = 1.0
+
+    @property
+    def grouping(self) -> Grouping:
+        """What is one region."""
+        return Grouping(self.min_area, self.merge_gap, self.faint)
 
     @property
     def rate(self) -> AlarmRate:
@@ -158,15 +168,21 @@ class OperatingPoint:
         )
 
 
+def joined_through_faint(pieces: Grouping, good: Sequence[ScoreMap]) -> Grouping:
+    """The same, but that pieces are one where pixels join them as only :data:`FAINT` of good cloth has."""
+    some = np.concatenate([score.ravel()[::7] for score in good])
+    return replace(pieces, faint=float(np.quantile(some, 1 - FAINT)))
+
+
 def set_operating_point(
-    good: Iterable[ScoreMap], rate: AlarmRate, *, min_area: int = 1, merge_gap: int = 0
+    good: Iterable[ScoreMap], rate: AlarmRate, grouping: Grouping = EVERY_PIXEL
 ) -> OperatingPoint:
     """Find the lowest threshold that keeps the promise on good cloth.
 
     Args:
         good: score maps of good cloth, best of pictures the network did not learn from; read once.
         rate: the promise.
-        min_area, merge_gap: as :func:`loomsight.fabric.regions.find_regions` will use them.
+        grouping: what will be one region.
 
     Raises:
         DatasetError: there is no map.
@@ -176,28 +192,28 @@ def set_operating_point(
     for score in good:
         megapixels += score.size / 1e6
         most = max(KEPT, math.floor(rate.allowed(megapixels)) + 1)
-        found, lowest = alarm_thresholds(score, most=most, min_area=min_area, merge_gap=merge_gap)
+        found, lowest = alarm_thresholds(score, grouping, most=most)
         alarms.extend(found)
         floor = max(floor, lowest)
     if not megapixels:
         raise DatasetError("no good cloth to set the operating point on", do="hold back a good picture")
-    return point_from_alarms(alarms, rate, megapixels, floor=floor, min_area=min_area, merge_gap=merge_gap)
+    return point_from_alarms(alarms, rate, megapixels, grouping, floor=floor)
 
 
 def point_from_alarms(
     alarms: Sequence[float],
     rate: AlarmRate,
     megapixels: float,
+    grouping: Grouping = EVERY_PIXEL,
     *,
     floor: float = LOWEST,
-    min_area: int = 1,
-    merge_gap: int = 0,
 ) -> OperatingPoint:
     """The same for whatever gives alarms with a score, such as the boxes of a detector.
 
     Args:
         alarms: the score of each alarm on good cloth, in [0, 1]; the highest suffice.
         megapixels: the area of that cloth, above 0.
+        grouping: what one alarm is, where they are regions of a score map.
         floor: no threshold is lower: below it there may be alarms that are not listed.
     """
     falling = sorted(alarms, reverse=True)
@@ -212,8 +228,9 @@ def point_from_alarms(
         alarms_allowed=allowed,
         alarms_seen=int(sum(alarm >= threshold for alarm in falling)),
         extrapolated=allowed < 1,
-        min_area=min_area,
-        merge_gap=merge_gap,
+        min_area=grouping.min_area,
+        merge_gap=grouping.merge_gap,
+        faint=grouping.faint,
         highest=tuple(float(alarm) for alarm in falling[:kept]),
         floor=floor,
     )
@@ -229,7 +246,7 @@ def _threshold(falling: Sequence[float], allowed: float, floor: float) -> float:
 
 
 def alarm_thresholds(
-    score: ScoreMap, *, most: int, min_area: int = 1, merge_gap: int = 0
+    score: ScoreMap, grouping: Grouping = EVERY_PIXEL, *, most: int
 ) -> tuple[Float[NDArray[np.float32], " n"], float]:
     """The thresholds at which a map first shows one region, two, three, … as the threshold falls.
 
@@ -239,15 +256,17 @@ def alarm_thresholds(
 
     Args:
         score: float32 HW in [0, 1].
+        grouping: what is one region.
         most: stop after so many regions.
-        min_area, merge_gap: as :func:`loomsight.fabric.regions.find_regions`.
 
     Returns:
         at most ``most`` thresholds, falling; and the score down to which the map was swept, below which
         there may be more. The sweep ends after ``most`` regions or the highest 100,000 pixels.
     """
-    reach = merge_gap + 1
-    padded = np.pad(score, reach).ravel()  # the margin keeps a row's end from touching the next row
+    reach = grouping.merge_gap + 1
+    padded = np.pad(score, reach)  # the margin keeps a row's end from touching the next row
+    through = label_parts(padded >= grouping.faint)[1].ravel()
+    padded = padded.ravel()
     flat = score.ravel()
     last = np.partition(flat, flat.size - _SWEEP)[flat.size - _SWEEP] if flat.size > _SWEEP else 0
     pixels = np.flatnonzero((padded >= last) & (padded > 0))
@@ -262,12 +281,13 @@ def alarm_thresholds(
     ]
     # Equal scores enter together: a group ends where the score changes.
     ends = np.flatnonzero(np.diff(values, append=-1)) + 1
-    parts = _Parts(around, min_area)
+    parts = _Parts(around, grouping.min_area)
     found: list[np.float32] = []
     start = 0
     for end in ends.tolist():
-        for pixel in order[start:end].tolist():
-            parts.enter(pixel)
+        entering = order[start:end]
+        for pixel, way in zip(entering.tolist(), through[entering].tolist(), strict=True):
+            parts.enter(pixel, way)
         found.extend([values[start]] * min(parts.large - len(found), most - len(found)))
         if len(found) >= most:
             return np.array(found, np.float32), float(values[start])
@@ -282,25 +302,32 @@ class _Parts:
         self._around, self._min_area = around, max(min_area, 1)
         self._parent: dict[int, int] = {}
         self._area: dict[int, int] = {}
+        self._on_way: dict[int, int] = {}  # of each part of the faint pixels one pixel that has entered
         self.large = 0
         """How many parts have the least area."""
 
-    def enter(self, pixel: int) -> None:
-        parent, area, least = self._parent, self._area, self._min_area
-        parent[pixel], area[pixel] = pixel, 1
-        self.large += least == 1
+    def enter(self, pixel: int, way: int) -> None:
+        """Add a pixel, and the number of the part of the faint pixels that it lies in, 0: in none."""
+        parent = self._parent
+        parent[pixel], self._area[pixel] = pixel, 1
+        self.large += self._min_area == 1
+        if way:
+            self._join(pixel, self._on_way.setdefault(way, pixel))
         for step in self._around:
-            if pixel + step not in parent:
-                continue
-            here, there = self._root(pixel), self._root(pixel + step)
-            if here == there:
-                continue
-            if area[here] < area[there]:
-                here, there = there, here
-            self.large -= (area[here] >= least) + (area[there] >= least)
-            parent[there] = here
-            area[here] += area.pop(there)
-            self.large += area[here] >= least
+            if pixel + step in parent:
+                self._join(pixel, pixel + step)
+
+    def _join(self, pixel: int, other: int) -> None:
+        area, least = self._area, self._min_area
+        here, there = self._root(pixel), self._root(other)
+        if here == there:
+            return
+        if area[here] < area[there]:
+            here, there = there, here
+        self.large -= (area[here] >= least) + (area[there] >= least)
+        self._parent[there] = here
+        area[here] += area.pop(there)
+        self.large += area[here] >= least
 
     def _root(self, pixel: int) -> int:
         parent = self._parent

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from loomsight.fabric.regions import label_parts
+from loomsight.fabric.regions import EVERY_PIXEL, Grouping, label_parts, label_regions
 from loomsight.fabric.types import Mask, ScoreMap
 
 TOLERANCE = 3
@@ -58,9 +58,8 @@ def count_regions(
     score: ScoreMap,
     mask: Mask | None,
     threshold: float,
+    grouping: Grouping = EVERY_PIXEL,
     *,
-    min_area: int = 1,
-    merge_gap: int = 0,
     tolerance: int = TOLERANCE,
     truth_gap: int = TRUTH_GAP,
 ) -> RegionCounts:
@@ -69,7 +68,7 @@ def count_regions(
     Args:
         score: float32 HW in [0, 1].
         mask: bool HW, or None for good cloth.
-        threshold, min_area, merge_gap: as :func:`loomsight.fabric.regions.find_regions`.
+        threshold, grouping: as :func:`loomsight.fabric.regions.label_regions`.
         tolerance: a region and a defect touch when they have pixels at most this many rows and columns
             apart.
         truth_gap: parts of the mask with at most this many pixels between them are one defect.
@@ -79,12 +78,7 @@ def count_regions(
     """
     if mask is not None and mask.shape != score.shape:
         raise ValueError(f"score and mask must have one shape, got {score.shape} and {mask.shape}")
-    alarms, predicted = label_parts(score >= threshold, merge_gap)
-    if min_area > 1:
-        large = np.bincount(predicted.ravel(), minlength=alarms + 1) >= min_area
-        large[0] = False
-        alarms = int(large.sum())
-        predicted = np.where(large[predicted], predicted, 0)
+    alarms, predicted = label_regions(score, threshold, grouping)
     if mask is None or not mask.any():
         return RegionCounts(alarms=alarms, false_alarms=alarms, pixels=score.size)
     defects, true = label_parts(mask, truth_gap)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loomsight.fabric.regions import find_regions
+from loomsight.fabric.regions import EVERY_PIXEL, Grouping, find_regions
 from loomsight.fabric.types import Region, ScoreMap
 
 
@@ -47,8 +47,8 @@ class Look:
             return np.zeros((bottom - top, right - left), np.float32)
         return self.score[top:bottom, left:right]
 
-    def regions(self, threshold: float, *, min_area: int = 1, merge_gap: int = 0) -> list[Region]:
+    def regions(self, threshold: float, grouping: Grouping = EVERY_PIXEL) -> list[Region]:
         """The regions of the picture: see :func:`find_regions`."""
         if self.score is None:
             return []
-        return find_regions(self.score, threshold, min_area=min_area, merge_gap=merge_gap)
+        return find_regions(self.score, threshold, grouping)

@@ -1,12 +1,40 @@
-"""From a score map to regions: connected parts above a threshold, with their box, area, length and score."""
+"""From a score map to regions: connected parts above a threshold, with their box, area, length and score.
+
+A threshold alone cuts one defect into pieces: a line of the weave is sure in some places and fainter between
+them. So pieces are one region where *faint* pixels join them, below the threshold but above nearly all of
+good cloth (hysteresis; Canny, *A Computational Approach to Edge Detection*, PAMI 1986). A faint pixel joins,
+but it is never an alarm, and counts for no area.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from loomsight.fabric.types import Mask, Region, ScoreMap
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which pixels at or above a threshold are one region.
+
+    Attributes:
+        min_area: regions with fewer of these pixels than this are none.
+        merge_gap: parts with at most this many pixels between them are one.
+        faint: the score of pixels through which parts are one, as an 8-connected path; from the threshold on
+            it joins nothing that was not connected before.
+    """
+
+    min_area: int = 1
+    merge_gap: int = 0
+    faint: float = 1.0
+
+
+EVERY_PIXEL = Grouping()
+"""Regions of any size, 8-connected."""
 
 
 def label_parts(mask: Mask, gap: int = 0) -> tuple[int, NDArray[np.int32]]:
@@ -36,15 +64,51 @@ def split_parts(mask: Mask, gap: int = 0) -> list[Mask]:
     return [labels == label for label in range(1, count + 1)]
 
 
-def find_regions(score: ScoreMap, threshold: float, *, min_area: int = 1, merge_gap: int = 0) -> list[Region]:
-    """The connected parts of ``score >= threshold``, in reading order (top to bottom, left to right).
+def label_regions(
+    score: ScoreMap, threshold: float, grouping: Grouping = EVERY_PIXEL
+) -> tuple[int, NDArray[np.int32]]:
+    """Number the regions of a score map.
 
     Args:
         score: float32 HW in [0, 1].
         threshold: the lowest score that counts; for example an operating point's.
-        min_area: regions with fewer pixels than this are left out.
-        merge_gap: parts with at most this many pixels between them are one region. Its area counts only
-            pixels at or above the threshold.
+        grouping: what is one region.
+
+    Returns:
+        how many there are, and int32 HW: 0 outside, 1, 2, … on their pixels at or above the threshold.
+    """
+    above = score >= threshold
+    count, labels = label_parts(above, grouping.merge_gap)
+    if count > 1 and grouping.faint < threshold:
+        count, labels = _joined(count, labels, above, score >= grouping.faint)
+    if count and grouping.min_area > 1:
+        large = np.bincount(labels.ravel(), minlength=count + 1) >= grouping.min_area
+        large[0] = False
+        count, labels = int(large.sum()), (np.cumsum(large, dtype=np.int32) * large)[labels]
+    return count, labels
+
+
+def _joined(count: int, labels: NDArray[np.int32], above: Mask, faint: Mask) -> tuple[int, NDArray[np.int32]]:
+    """The parts anew, those that lie in one part of the faint pixels as one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    others, through = label_parts(faint)
+    pairs = labels[above].astype(np.int64), count + through[above].astype(np.int64)
+    nodes = count + others + 1
+    graph = coo_array((np.ones(len(pairs[0]), np.bool_), pairs), shape=(nodes, nodes))
+    # numbered by their first node, and the parts are the first nodes
+    group = connected_components(graph, directed=False)[1][1 : count + 1]
+    _, numbers = np.unique(group, return_inverse=True)
+    anew = np.concatenate([[0], numbers + 1]).astype(np.int32)
+    return int(anew.max()), anew[labels]
+
+
+def find_regions(score: ScoreMap, threshold: float, grouping: Grouping = EVERY_PIXEL) -> list[Region]:
+    """The regions of a score map, in reading order (top to bottom, left to right).
+
+    Args:
+        score, threshold, grouping: as :func:`label_regions`.
 
     Returns:
         regions; ``length`` is the longer side of the smallest rotated rectangle around the pixels, edges
@@ -52,11 +116,10 @@ def find_regions(score: ScoreMap, threshold: float, *, min_area: int = 1, merge_
     """
     if score.ndim != 2:
         raise ValueError(f"score must be HW, got shape {score.shape}")
-    above = score >= threshold
-    if not above.any():
+    count, labels = label_regions(score, threshold, grouping)
+    if not count:
         return []
-    _, labels = label_parts(above, merge_gap)
-    ys, xs = np.nonzero(above)
+    ys, xs = np.nonzero(labels)
     parts = labels[ys, xs]
     order = np.argsort(parts, kind="stable")
     ys, xs, parts = ys[order], xs[order], parts[order]
@@ -65,9 +128,7 @@ def find_regions(score: ScoreMap, threshold: float, *, min_area: int = 1, merge_
     peaks = np.maximum.reduceat(score[ys, xs], starts)
     points = np.stack([xs, ys], axis=1).astype(np.int32)
     regions = [
-        _region(points[start:end], float(peak))
-        for start, end, peak in zip(starts, ends, peaks, strict=True)
-        if end - start >= min_area
+        _region(points[start:end], float(peak)) for start, end, peak in zip(starts, ends, peaks, strict=True)
     ]
     return sorted(regions, key=lambda region: (region.box[1], region.box[0], region.box[3], region.box[2]))
 

@@ -351,7 +351,7 @@ class _Walk:
         if self._detector is not None and card is not None:
             regions = fuse(score.dense(), self._detector.detect(image), card.fusion)
         else:
-            regions = score.regions(point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+            regions = score.regions(point.threshold, point.grouping)
         engine = self._looking.engine
         return engine.name(image, regions) if regions and isinstance(engine, Namer) else regions
 

@@ -211,7 +211,9 @@ def calibrate_fusion(
     megapixels = sum(score.size for score in maps) / 1e6
     alarms = [box.score for found in boxes for box in found]
     own = point_from_alarms(alarms, rate, megapixels, floor=FAINT)
-    free = FusionPoint(segmenter.threshold, own.threshold, 0.0, segmenter.min_area, segmenter.merge_gap)
+    free = FusionPoint(
+        segmenter.threshold, own.threshold, 0.0, segmenter.min_area, segmenter.merge_gap, segmenter.faint
+    )
     margins = [
         group.margin
         for score, found in zip(maps, boxes, strict=True)

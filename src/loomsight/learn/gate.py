@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loomsight.errors import DatasetError
-from loomsight.fabric.regions import label_parts
+from loomsight.fabric.regions import Grouping, label_regions
 from loomsight.fabric.scores import logits
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.loom import DRAWN_KINDS, draw_defect
@@ -203,10 +203,7 @@ def gate_thresholds(
     channels: int,
     engine: FullEngine,
     held: Sequence[Window],
-    threshold: float,
-    *,
-    min_area: int,
-    merge_gap: int,
+    point: tuple[float, Grouping],
 ) -> GateThresholds:
     """Set a gate, and the quick look behind it.
 
@@ -214,11 +211,11 @@ def gate_thresholds(
         gate: ready to run, as it will run on the line; channels: of its network.
         engine: what stands behind it.
         held: see :class:`LearnedGate`.
-        threshold, min_area, merge_gap: of the engine's regions.
+        point: threshold and grouping of the engine's regions.
     """
     surest, nearest, side = [], [], BLOCK // CELL
     for window in held:
-        found = _found(window, threshold, min_area, merge_gap)
+        found = _found(window, *point)
         if not found:
             continue
         cells = gate.start(gate_input(window.image, channels)[None]).wait()[0][0]
@@ -230,20 +227,19 @@ def gate_thresholds(
     if len(surest) < _FEWEST:
         return GateThresholds(-math.inf, 0.0, len(surest))
     ranks = [max(1, math.floor(share * LOST * (len(surest) + 1))) - 1 for share in (_OF_GATE, 1 - _OF_GATE)]
-    return GateThresholds(sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], threshold), len(surest))
+    return GateThresholds(sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], point[0]), len(surest))
 
 
-def _found(window: Window, threshold: float, min_area: int, merge_gap: int) -> list[set[_Place]]:
+def _found(window: Window, threshold: float, grouping: Grouping) -> list[set[_Place]]:
     """Of each drawn defect that the engine finds the blocks that its regions lie in."""
-    count, labels = label_parts(window.score >= threshold, merge_gap)
-    large = np.bincount(labels.ravel(), minlength=count + 1) >= min_area
-    large[0] = False
+    count, labels = label_regions(window.score, threshold, grouping)
     found = []
     for number in range(1, int(window.drawn.max()) + 1):
         met = np.zeros(count + 1, np.bool_)
         met[labels[window.drawn == number]] = True
-        if (met & large).any():
-            ys, xs = np.nonzero((met & large)[labels])
+        met[0] = False
+        if met.any():
+            ys, xs = np.nonzero(met[labels])
             found.append(set(zip((ys // BLOCK).tolist(), (xs // BLOCK).tolist(), strict=True)))
     return found
 

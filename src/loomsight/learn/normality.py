@@ -17,6 +17,7 @@ from loomsight.anomaly.normality import Method, Normality
 from loomsight.anomaly.prediction import Prediction
 from loomsight.card import NormalityCard
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth
 from loomsight.progress import Progress
@@ -59,7 +60,7 @@ class LearnedNormality:
             the union's operating point, and its maps.
         """
         self.union, united, together = calibrate_union(
-            maps, self.strange, rate, min_area=point.min_area, merge_gap=point.merge_gap, calmed=self.calmed
+            maps, self.strange, rate, Grouping(point.min_area, point.merge_gap), calmed=self.calmed
         )
         return united, together
 

@@ -154,8 +154,8 @@ def _samples(profile: Profile) -> list[Picture]:
 def _alarms(profile: Profile) -> int:
     """The alarms on them."""
     engine, point = profile.engine(corrected=True), profile.card.operating_point
-    how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
-    return sum(len(find_regions(engine.score(image), point.threshold, **how)) for image in _samples(profile))
+    scores = (engine.score(image) for image in _samples(profile))
+    return sum(len(find_regions(score, point.threshold, point.grouping)) for score in scores)
 
 
 def _check(profile: Profile) -> None:

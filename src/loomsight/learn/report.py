@@ -294,7 +294,11 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
         *([("What is certain of it", _certain(point))] if _independent(learned) else []),
         *_strangeness(learned),
         *_detector(learned),
-        ("Smallest region", f"{point.min_area} px; parts up to {point.merge_gap} px apart are one"),
+        (
+            "Smallest region",
+            f"{point.min_area} px; parts are one up to {point.merge_gap} px apart, and where pixels above "
+            f"{point.faint:.6f} join them",
+        ),
         ("Scale", f"{settings.mm_per_px:g} mm per pixel" if settings.mm_per_px else "unknown: in pixels"),
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),

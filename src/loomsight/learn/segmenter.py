@@ -12,15 +12,21 @@ from torch import Tensor
 
 from loomsight.config import Config
 from loomsight.detection.deeplab import IGNORED, Batch, Form, Segmenter, SegmenterTask, build, start_from
-from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint, set_operating_point
+from loomsight.evaluation.operating_point import (
+    AlarmRate,
+    OperatingPoint,
+    joined_through_faint,
+    set_operating_point,
+)
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture, ScoreMap, TrainingTile
 from loomsight.progress import Progress
 from loomsight.runtime.engine import TorchEngine
 from loomsight.synthesis.recipe import Material, Recipe, TileMaker
 from loomsight.training.loop import History, TrainSettings, Validate, fit
 
-MIN_AREA = 4  # pixels: a smaller region is noise, not cloth
-MERGE_GAP = 5  # pixels between the pieces of one defect
+PIECES = Grouping(min_area=4, merge_gap=5)
+"""A smaller region is noise, not cloth; and so many pixels lie between the pieces of one defect at most."""
 
 
 class SegmenterSettings(Config):
@@ -118,4 +124,4 @@ def calibrate(
     """Set the operating point on good cloth; also its score maps, for the report."""
     engine = TorchEngine(network)
     maps = [engine.score(image) for image in good]
-    return set_operating_point(maps, rate, min_area=MIN_AREA, merge_gap=MERGE_GAP), maps
+    return set_operating_point(maps, rate, joined_through_faint(PIECES, maps)), maps

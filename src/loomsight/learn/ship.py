@@ -20,6 +20,7 @@ from loomsight.anomaly.student import Student
 from loomsight.card import EngineCard, GateCard
 from loomsight.errors import DatasetError, ExportError, UsageError
 from loomsight.fabric.images import to_rgb
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture
 from loomsight.learn.gate import gate_thresholds, learn_gate
 from loomsight.profile import ENGINES, Profile
@@ -98,8 +99,8 @@ def _gate(
         cards = [_card(one, graph.step) for one in exports if one.precision != "fp16"]
         _, model, weights = cards[-1]  # INT8: its thresholds are set on what will run
         gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)
-        how = {"min_area": point.min_area, "merge_gap": point.merge_gap}
-        found = gate_thresholds(gate, learned.channels, engine, learned.held, point.threshold, **how)
+        at = point.threshold, point.grouping
+        found = gate_thresholds(gate, learned.channels, engine, learned.held, at)
         if not np.isfinite(found.cell):
             progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
             return None
@@ -109,7 +110,7 @@ def _gate(
             found.near,
             learned.channels,
             engine,
-            point=(point.threshold, point.min_area, point.merge_gap),
+            point=at,
             audits=False,
         )
         cost = _cost(gated, engine, learned.apart)
@@ -157,16 +158,16 @@ def _networks(profile: Profile, *, discrete: bool) -> Iterator[tuple[str, Graph,
         )
     point, united = profile.card.operating_point, profile.card.normality
     threshold = united.union.segmenter if united is not None else point.threshold
-    how = {"merge_gap": point.merge_gap, "min_area": point.min_area}
+    pieces = Grouping(point.min_area, point.merge_gap)  # of each network alone: what is faint is the union's
     tiles, masks = _tiles(profile)
-    yield "segmenter", SegmenterGraph(profile.segmenter()), Trials(tiles, masks, threshold, **how)
+    yield "segmenter", SegmenterGraph(profile.segmenter()), Trials(tiles, masks, threshold, pieces)
     if profile.card.detector is not None:
         network = profile.detector_network()
         network.sample("discrete" if discrete else "bilinear")
         card = profile.card.detector
         if tiles.shape[1] != card.tile:
             raise ExportError("not exported", where=profile.folder, why="its tiles are of another size")
-        yield "detector", DetectorGraph(network), Trials(tiles, masks, card.fusion.detector, **how)
+        yield "detector", DetectorGraph(network), Trials(tiles, masks, card.fusion.detector, pieces)
     normality = profile.normality()
     if normality is not None:
         for method in normality.by_name.values():
@@ -182,7 +183,7 @@ def _networks(profile: Profile, *, discrete: bool) -> Iterator[tuple[str, Graph,
                 yield (
                     "student",
                     StudentGraph(method),
-                    Trials(even, some, float(np.quantile(said, _STRANGE)), **how),
+                    Trials(even, some, float(np.quantile(said, _STRANGE)), pieces),
                 )
 
 

@@ -56,10 +56,8 @@ def try_made(
     boxing = None if detector is None else TorchDetector(detector.network, detector.card.tile)
     for tile in made_tiles(maker, recipe, np.random.default_rng([seed, 3]), TRIED):
         score = engine.score(tile.image)
-        counts = count_regions(
-            score, marked(tile), point.threshold, min_area=point.min_area, merge_gap=point.merge_gap
-        )
-        regions = find_regions(score, point.threshold, min_area=point.min_area, merge_gap=point.merge_gap)
+        counts = count_regions(score, marked(tile), point.threshold, point.grouping)
+        regions = find_regions(score, point.threshold, point.grouping)
         if detector is not None and boxing is not None:
             regions = fuse(score, boxing.detect(tile.image), detector.card.fusion)
         tried.append(Trial(tile, score, counts, _pairs(tile, engine.name(tile.image, regions))))

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from loomsight.errors import ExportError
 from loomsight.evaluation.pixels import average_precision
-from loomsight.fabric.regions import label_parts
+from loomsight.fabric.regions import EVERY_PIXEL, Grouping, label_regions
 from loomsight.fabric.types import ScoreMap
 from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled, answers
 from loomsight.runtime.files import check_onnx
@@ -83,14 +83,13 @@ class Trials:
         tiles: uint8 tiles of the fabric, good and with made defects, all of one size.
         masks: where these are defective, or None where nothing is labelled.
         threshold: the score from which on a pixel counts.
-        merge_gap, min_area: of regions, see :func:`loomsight.fabric.regions.find_regions`.
+        grouping: what is one region.
     """
 
     tiles: Tiles
     masks: NDArray[np.bool_] | None
     threshold: float
-    merge_gap: int = 0
-    min_area: int = 1
+    grouping: Grouping = EVERY_PIXEL
 
 
 def export_network(
@@ -360,9 +359,7 @@ class _Answers:
         return _painted(answer, self.trials.tiles.shape[1:3])
 
     def _parts(self, score: ScoreMap) -> NDArray[np.int32]:
-        labels = label_parts(score >= self.trials.threshold, self.trials.merge_gap)[1]
-        large = np.bincount(labels.ravel()) >= self.trials.min_area
-        return np.where(large[labels], labels, 0)
+        return label_regions(score, self.trials.threshold, self.trials.grouping)[1]
 
     def _all(self, network: Compiled) -> list[NDArray[np.float32]]:
         tiles, many = self.trials.tiles, _AT_ONCE if self._free else 1

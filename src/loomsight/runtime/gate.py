@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.look import Look
-from loomsight.fabric.regions import label_parts
+from loomsight.fabric.regions import Grouping, label_parts, label_regions
 from loomsight.fabric.tiles import Tile
 from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Compiled, Pending
@@ -158,7 +158,7 @@ class GatedEngine:
         near: the score in a quick look from which on a block is looked at once more.
         channels: of the gate.
         full: what looks at what passes.
-        point: threshold, min_area and merge_gap of regions: what follows a region, and what is lost.
+        point: threshold and grouping of regions: what follows a region, and what is lost.
         worth: the share of blocks that may pass before looking at all of it would be quicker.
         audits: look at every :data:`AUDIT`-th picture in full.
     """
@@ -171,7 +171,7 @@ class GatedEngine:
         channels: int,
         full: FullEngine,
         *,
-        point: tuple[float, int, int],
+        point: tuple[float, Grouping],
         worth: float = 1.0,
         audits: bool = True,
     ) -> None:
@@ -268,11 +268,13 @@ class GatedEngine:
 
     def _further(self, score: ScoreMap, known: Mask) -> list[Box]:
         """Boxes beyond what is known that its regions may reach into."""
-        threshold, _, gap = self._point
-        sure = score >= threshold
-        if known.all() or not sure.any():
+        threshold, grouping = self._point
+        if known.all() or not (score >= threshold).any():
             return []
-        reach = 2 * gap + 3
+        count, parts = label_parts(score >= min(threshold, grouping.faint))
+        alarms = np.zeros(count + 1, np.bool_)
+        alarms[parts[score >= threshold]] = True
+        sure, reach = alarms[parts], 2 * grouping.merge_gap + 3
         unknown = cv2.dilate((~known).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
         count, _, stats, _ = cv2.connectedComponentsWithStats(
             (sure & unknown).astype(np.uint8), connectivity=8
@@ -314,18 +316,16 @@ def blocks_of(cells: Bool[NDArray[np.bool_], "i j"]) -> Bool[NDArray[np.bool_], 
 
 
 def lost_regions(
-    whole: ScoreMap, passed: Bool[NDArray[np.bool_], "i j"], threshold: float, min_area: int, merge_gap: int
+    whole: ScoreMap, passed: Bool[NDArray[np.bool_], "i j"], threshold: float, grouping: Grouping
 ) -> tuple[int, int]:
     """How many regions a map has, and how many of them lie in no block that passed."""
-    count, labels = label_parts(whole >= threshold, merge_gap)
+    count, labels = label_regions(whole, threshold, grouping)
     if not count:
         return 0, 0
-    large = np.bincount(labels.ravel(), minlength=count + 1) >= min_area
-    large[0] = False
     looked = np.kron(passed, np.ones((BLOCK, BLOCK), np.bool_))[: whole.shape[0], : whole.shape[1]]
     met = np.zeros(count + 1, np.bool_)
     met[np.unique(labels[looked])] = True
-    return int(large.sum()), int((large & ~met).sum())
+    return count, int((~met[1:]).sum())
 
 
 def around(image: Picture, row: int, column: int) -> Tile:
