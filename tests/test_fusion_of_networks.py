@@ -76,6 +76,22 @@ def test_the_evidence_of_two_is_that_of_one_where_the_other_is_silent() -> None:
     assert agreed.margin == pytest.approx(math.log(3), abs=1e-5)
 
 
+def test_from_little_cloth_a_network_that_was_lucky_keeps_its_say() -> None:
+    """A threshold for four alarms in ten such pictures lies logits above all that this one shows."""
+    maps = [score_map((20, 20, 26, 26, 0.6), (80, 20, 84, 24, 0.05))]
+    boxes = [[box(120, 40, 130, 50, 0.1), box(20, 60, 30, 70, 0.08)]]
+    rate = AlarmRate.per_megapixel(20.0)
+    own = set_operating_point(maps, rate, Grouping(4, 5))
+    assert own.threshold > 0.9
+    detector, point = calibrate_fusion(own, maps, boxes, rate)
+    assert detector.threshold > 0.3
+    assert (point.segmenter, point.detector) == (pytest.approx(0.6, abs=1e-4), pytest.approx(0.1, abs=1e-4))
+    assert fuse(maps[0], boxes[0], point) == []
+    faint = score_map((20, 20, 30, 30, 0.9)), [box(20, 20, 30, 30, 0.5)]
+    (both,) = fuse(*faint, point)
+    assert own.threshold <= both.score < 1
+
+
 def test_the_fused_threshold_keeps_the_promise_on_the_good_cloth_it_saw() -> None:
     rng = np.random.default_rng(0)
     maps, boxes = [], []

@@ -40,7 +40,8 @@ def _possible(point: OperatingPoint) -> OperatingPoint:
 
 
 def _fusible(point: FusionPoint) -> FusionPoint:
-    if not (0 < point.segmenter <= 1 and 0 < point.detector <= 1 and abs(point.margin) < 100):
+    scores = point.segmenter, point.detector, 1 if point.threshold is None else point.threshold
+    if not (all(0 < score <= 1 for score in scores) and 0 <= point.faint <= 1 and abs(point.margin) < 100):
         raise ValueError("no fusion has these numbers")
     return point
 

@@ -1,12 +1,13 @@
 """One answer from two networks: type and box from the detector, shape from the segmenter.
 
-Each network's score is counted from its own threshold, in logits: its *margin*. A region of the score map
-joins the surest box that it lies on, as the shape of that defect, and their margins add up as evidence does:
-log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no region ties two boxes together: a streak of faint
-regions would make one box of a whole picture. So a defect that one network sees clearly is found though the
-other does not see it, and one that both see faintly, each a little below its threshold, is found as well;
-what one sees faintly and the other not at all is not. The fused threshold is set on good cloth again, by the
-same promise.
+Each network's score is counted in logits from where its own alarms on good cloth end: its *margin*. That is
+counted, not extrapolated: from little cloth a threshold for the promise lies logits above all that was seen,
+by luck more for one network than for the other, and the stricter one would have no say. A region of the score
+map joins the surest box that it lies on, as the shape of that defect, and their margins add up as evidence
+does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no region ties two boxes together: a streak of
+faint regions would make one box of a whole picture. So a defect that one network sees clearly is found though
+the other does not see it, and one that both see faintly, each a little below, is found as well; what one sees
+faintly and the other not at all is not. The promise is kept by the fused threshold, set on good cloth.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.types import UNKNOWN, Region, ScoreMap
 
 REACH = 3.0
-"""Logits below its threshold to which a network's answer counts, if the other agrees."""
+"""Logits below its zero to which a network's answer counts, if the other agrees."""
 _NEAR = 4  # pixels between a region and a box of one defect
 _SURE = 1e-6  # from 0 and 1: a score's logit stays finite
 
@@ -31,9 +32,10 @@ class FusionPoint:
     """The thresholds that two networks are fused at.
 
     Attributes:
-        segmenter, detector: the score, in (0, 1], from which each alone is an alarm.
-        margin: logits that the evidence of both must exceed.
+        segmenter, detector: the score, in (0, 1], that each one's margin is counted from.
+        margin: logits that the evidence of both must reach.
         min_area, merge_gap, faint: of the score map's regions, see :class:`Grouping`.
+        threshold: the score that a defect at this margin is given; None: ``segmenter``.
     """
 
     segmenter: float
@@ -42,6 +44,7 @@ class FusionPoint:
     min_area: int
     merge_gap: int
     faint: float = 1.0
+    threshold: float | None = None
 
     @property
     def grouping(self) -> Grouping:
@@ -57,9 +60,9 @@ def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[R
         boxes: what the detector found, its faint answers too.
 
     Returns:
-        regions at or above the fused threshold, whose ``score`` is on the segmenter's scale: its own
-        threshold is where the fused one lies. A defect that the segmenter does not see has the area and the
-        length of its box; one that the detector does not see has the segmenter's box and type "unknown".
+        regions at or above the fused threshold, whose ``score`` is on the segmenter's scale, where the fused
+        threshold is ``point.threshold``. A defect that the segmenter does not see has the area and the length
+        of its box; one that the detector does not see has the segmenter's box and type "unknown".
     """
     found = [_region(group, point) for group in evidence(score, boxes, point) if group.margin >= point.margin]
     return sorted(found, key=lambda region: (-region.score, region.box))
@@ -118,7 +121,8 @@ def _together(a: float, b: float) -> float:
 
 
 def _region(group: Evidence, point: FusionPoint) -> Region:
-    score = _sigmoid(group.margin - point.margin + _logit(point.segmenter))
+    at = point.segmenter if point.threshold is None else point.threshold
+    score = _sigmoid(group.margin - point.margin + _logit(at))
     if group.box is None:
         return replace(group.regions[0], score=score, type=UNKNOWN)
     if not group.regions:

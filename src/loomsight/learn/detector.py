@@ -202,7 +202,7 @@ def calibrate_fusion(
     """Set the detector's own threshold and the fused one on good cloth, each by the same promise.
 
     Args:
-        segmenter: the segmenter's operating point.
+        segmenter: the segmenter's operating point, set on this cloth by this promise.
         maps, boxes: what both networks say of the same good pictures.
 
     Returns:
@@ -211,8 +211,15 @@ def calibrate_fusion(
     megapixels = sum(score.size for score in maps) / 1e6
     alarms = [box.score for found in boxes for box in found]
     own = point_from_alarms(alarms, rate, megapixels, floor=FAINT)
+    counted = max(rate.value, (1 + 1e-9) * rate.megapixels / megapixels)  # one alarm or more
     free = FusionPoint(
-        segmenter.threshold, own.threshold, 0.0, segmenter.min_area, segmenter.merge_gap, segmenter.faint
+        segmenter=segmenter.moved(counted).threshold,
+        detector=own.moved(counted).threshold,
+        margin=0.0,
+        min_area=segmenter.min_area,
+        merge_gap=segmenter.merge_gap,
+        faint=segmenter.faint,
+        threshold=segmenter.threshold,
     )
     margins = [
         group.margin
