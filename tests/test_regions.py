@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from loomsight.fabric.regions import Grouping, find_regions, label_parts, label_regions
+from loomsight.fabric.regions import Grouping, faint_pixels, find_regions, label_parts, label_regions
 
 
 def test_a_region_has_its_box_area_length_and_highest_score():
@@ -75,6 +75,17 @@ def test_pieces_that_are_small_alone_are_a_region_together():
     assert [one.area for one in find_regions(score, 0.5, Grouping(min_area=5, faint=0.2))] == [5]
 
 
+def test_a_thread_stays_a_region_of_its_own_in_a_picture_that_is_strange_all_over():
+    rng = np.random.default_rng(3)
+    score = rng.uniform(0.3, 0.4, (100, 200)).astype(np.float32)  # another lot: all of it is faint
+    score[50, 20:60] = score[50, 100:120] = 0.9
+    score[50, 60:100] = 0.6
+    score[10:12, 150:152] = 0.9
+    assert faint_pixels(score, 0.2).mean() == pytest.approx(0.1, abs=0.001)
+    found = find_regions(score, 0.7, Grouping(min_area=4, faint=0.2))
+    assert [region.box for region in found] == [(150, 10, 152, 12), (20, 50, 120, 51)]
+
+
 def test_a_threshold_below_what_is_faint_joins_nothing_more():
     score = np.zeros((5, 30), np.float32)
     score[2, 3:6] = score[2, 20:22] = 0.3
@@ -110,7 +121,9 @@ def box_by_hand(part):
 
 
 LEVELS = arrays(
-    np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0.25, 0.75])
+    np.float32,
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    elements=st.sampled_from([0, 0.25, 0.75, 0.875]),
 )
 
 
@@ -118,7 +131,7 @@ LEVELS = arrays(
 def test_labels_are_those_of_pieces_and_of_what_joins_them(score, gap, least):
     """Pieces of one faint part are one, and so is what these share: until nothing changes."""
     above = [{(int(y), int(x)) for y, x in part} for part in parts_by_hand(score >= 0.5, gap)]
-    faint = [{(int(y), int(x)) for y, x in part} for part in parts_by_hand(score >= 0.25, 0)]
+    faint = [{(int(y), int(x)) for y, x in part} for part in parts_by_hand(faint_pixels(score, 0.25), 0)]
     groups = list(above)
     for way in faint:
         met = [group for group in groups if group & way]

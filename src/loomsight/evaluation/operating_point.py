@@ -35,7 +35,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.errors import DatasetError, UsageError
-from loomsight.fabric.regions import EVERY_PIXEL, Grouping, label_parts
+from loomsight.fabric.regions import EVERY_PIXEL, Grouping, faint_pixels, label_parts
 from loomsight.fabric.types import ScoreMap
 
 TAIL = 20
@@ -264,9 +264,8 @@ def alarm_thresholds(
         there may be more. The sweep ends after ``most`` regions or the highest 100,000 pixels.
     """
     reach = grouping.merge_gap + 1
-    padded = np.pad(score, reach)  # the margin keeps a row's end from touching the next row
-    through = label_parts(padded >= grouping.faint)[1].ravel()
-    padded = padded.ravel()
+    padded = np.pad(score, reach).ravel()  # the margin keeps a row's end from touching the next row
+    through = label_parts(np.pad(faint_pixels(score, grouping.faint), reach))[1].ravel()
     flat = score.ravel()
     last = np.partition(flat, flat.size - _SWEEP)[flat.size - _SWEEP] if flat.size > _SWEEP else 0
     pixels = np.flatnonzero((padded >= last) & (padded > 0))

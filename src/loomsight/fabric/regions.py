@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from loomsight.fabric.types import Mask, Region, ScoreMap
 
+MOST_FAINT = 0.1
+"""The share of a picture that can be faint: where all of it is strange, a thread in it stays a region."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
@@ -24,8 +27,8 @@ class Grouping:
     Attributes:
         min_area: regions with fewer of these pixels than this are none.
         merge_gap: parts with at most this many pixels between them are one.
-        faint: the score of pixels through which parts are one, as an 8-connected path; from the threshold on
-            it joins nothing that was not connected before.
+        faint: the score of pixels through which parts are one, as an 8-connected path, see
+            :func:`faint_pixels`; from the threshold on it joins nothing that was not connected before.
     """
 
     min_area: int = 1
@@ -80,12 +83,21 @@ def label_regions(
     above = score >= threshold
     count, labels = label_parts(above, grouping.merge_gap)
     if count > 1 and grouping.faint < threshold:
-        count, labels = _joined(count, labels, above, score >= grouping.faint)
+        count, labels = _joined(count, labels, above, above | faint_pixels(score, grouping.faint))
     if count and grouping.min_area > 1:
         large = np.bincount(labels.ravel(), minlength=count + 1) >= grouping.min_area
         large[0] = False
         count, labels = int(large.sum()), (np.cumsum(large, dtype=np.int32) * large)[labels]
     return count, labels
+
+
+def faint_pixels(score: ScoreMap, faint: float) -> Mask:
+    """The pixels that join pieces: those from this score on that are of the picture's strangest tenth."""
+    found = score >= faint
+    most = max(1, int(MOST_FAINT * score.size))
+    if np.count_nonzero(found) > most:
+        found = score >= np.partition(score, score.size - most, axis=None)[-most]
+    return np.asarray(found, np.bool_)
 
 
 def _joined(count: int, labels: NDArray[np.int32], above: Mask, faint: Mask) -> tuple[int, NDArray[np.int32]]:

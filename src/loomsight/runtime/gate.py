@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.look import Look
-from loomsight.fabric.regions import Grouping, label_parts, label_regions
+from loomsight.fabric.regions import Grouping, faint_pixels, label_parts, label_regions
 from loomsight.fabric.tiles import Tile
 from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Compiled, Pending
@@ -269,11 +269,12 @@ class GatedEngine:
     def _further(self, score: ScoreMap, known: Mask) -> list[Box]:
         """Boxes beyond what is known that its regions may reach into."""
         threshold, grouping = self._point
-        if known.all() or not (score >= threshold).any():
+        above = score >= threshold
+        if known.all() or not above.any():
             return []
-        count, parts = label_parts(score >= min(threshold, grouping.faint))
+        count, parts = label_parts(above | faint_pixels(score, grouping.faint))
         alarms = np.zeros(count + 1, np.bool_)
-        alarms[parts[score >= threshold]] = True
+        alarms[parts[above]] = True
         sure, reach = alarms[parts], 2 * grouping.merge_gap + 3
         unknown = cv2.dilate((~known).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
         count, _, stats, _ = cv2.connectedComponentsWithStats(
