@@ -370,6 +370,8 @@ def test_cloth_that_raises_no_alarm_and_cloth_that_always_does():
     assert loud.threshold == 1
     assert loud.alarms_seen == 2 > loud.alarms_allowed
     with pytest.raises(DatasetError, match="no good cloth"):
+        joined_through_faint(Grouping(), [])
+    with pytest.raises(DatasetError, match="no good cloth"):
         set_operating_point([], AlarmRate.per_megapixel(1))
 
 

@@ -34,7 +34,8 @@ class FusionPoint:
     Attributes:
         segmenter, detector: the score, in (0, 1], that each one's margin is counted from.
         margin: logits that the evidence of both must reach.
-        min_area, merge_gap, faint: of the score map's regions, see :class:`Grouping`.
+        min_area, merge_gap, faint: of the score map's regions, which are cut at ``segmenter``, see
+            :class:`Grouping`.
         threshold: the score that a defect at this margin is given; None: ``segmenter``.
     """
 

@@ -42,7 +42,7 @@ TAIL = 20
 """At most this many of the highest alarms describe the tail."""
 KEPT = 40
 """So many alarms are kept at least, so that a threshold can be moved later."""
-FAINT = 0.02
+FAINT_SHARE = 0.02
 """The share of good cloth whose pixels join pieces to one region, although they are no alarm."""
 LOWEST = 1 / 65535
 """No threshold is lower: it is the lowest score that a 16-bit map shows."""
@@ -169,9 +169,15 @@ class OperatingPoint:
 
 
 def joined_through_faint(pieces: Grouping, good: Sequence[ScoreMap]) -> Grouping:
-    """The same, but that pieces are one where pixels join them as only :data:`FAINT` of good cloth has."""
+    """The same, but that pieces are one where pixels join them as only :data:`FAINT_SHARE` of good cloth has.
+
+    Raises:
+        DatasetError: there is no map.
+    """
+    if not good:
+        raise _no_cloth()
     some = np.concatenate([score.ravel()[::7] for score in good])
-    return replace(pieces, faint=float(np.quantile(some, 1 - FAINT)))
+    return replace(pieces, faint=float(np.quantile(some, 1 - FAINT_SHARE)))
 
 
 def set_operating_point(
@@ -196,7 +202,7 @@ def set_operating_point(
         alarms.extend(found)
         floor = max(floor, lowest)
     if not megapixels:
-        raise DatasetError("no good cloth to set the operating point on", do="hold back a good picture")
+        raise _no_cloth()
     return point_from_alarms(alarms, rate, megapixels, grouping, floor=floor)
 
 
@@ -234,6 +240,10 @@ def point_from_alarms(
         highest=tuple(float(alarm) for alarm in falling[:kept]),
         floor=floor,
     )
+
+
+def _no_cloth() -> DatasetError:
+    return DatasetError("no good cloth to set the operating point on", do="hold back a good picture")
 
 
 def _threshold(falling: Sequence[float], allowed: float, floor: float) -> float:
