@@ -2,6 +2,7 @@ import csv
 import json
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.inspection.line import Inspection, check_out, inspect
 from loomsight.inspection.record import Found, Record
-from loomsight.inspection.report import Gallery
+from loomsight.inspection.report import Gallery, cut_crop
 from loomsight.inspection.sources import Frame, Source, Unread, open_source
 from loomsight.profile import Profile
 from loomsight.texture.familiarity import Familiarity
@@ -66,14 +67,16 @@ class Roll(Source):
             yield Frame(index, f"{index}.png", str(index), image)
 
 
+POINT = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
+
+
 def profile(folder: Path, *, scale: float | None = None, **more: Any) -> Profile:
-    point = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
     return Profile.save(
         folder,
         name="twill",
         form="lite",
         weights={"w": torch.zeros(1)},
-        operating_point=point,
+        operating_point=POINT,
         mm_per_px=scale,
         **more,
     )
@@ -313,9 +316,27 @@ def test_the_gallery_keeps_the_surest_and_few_of_one_picture() -> None:
         for part in range(8):
             region = Region((4 * part, 4, 4 * part + 3, 8), 12, 4.0, (index * 8 + part + 1) / 100)
             founds.append(Found(f"{index}.png", index, region, 0.0, 0.0))
-        gallery.offer(founds, image, Look.whole(score), 0.5)
+        gallery.offer(founds, image, Look.whole(score), POINT)
     kept = [(crop.found.index, round(crop.found.region.score, 2)) for crop in gallery.crops()]
     assert kept == [(9, 0.8), (9, 0.79), (9, 0.78), (9, 0.77), (8, 0.72), (8, 0.71)]
+
+
+def test_a_region_between_the_pieces_of_another_is_outlined_as_another() -> None:
+    score = np.zeros((200, 300), np.float32)
+    score[50:60, 60:100] = score[140:150, 200:240] = 0.9  # two pieces, and a faint way around
+    score[55, 60:220] = score[55:145, 220] = 0.2
+    score[110:122, 110:122] = 0.9
+    point = replace(POINT, faint=0.2)
+    _, own = sorted(Look.whole(score).regions(0.5, point.grouping), key=lambda one: one.area)
+    assert own.box == (60, 50, 240, 150)
+    jpeg = cut_crop(np.full((200, 300), 120, np.uint8), Look.whole(score), own.box, point)
+    view = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    less_green, less_blue = view[..., 2] - view[..., 1], view[..., 2] - view[..., 0]
+    first, second, between = np.s_[60:115, 40:150], np.s_[245:300, 325:440], np.s_[185:240, 145:195]
+    for piece in (first, second):
+        assert (less_green[piece] > 110).sum() > 100, "a thick red line"
+    assert (less_blue[between] > 40).sum() > 30, "a thin yellow one"
+    assert less_green[between].max() < 110
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (8, 4000), (4000, 8), (300, 300, 3)])

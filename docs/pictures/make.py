@@ -35,14 +35,14 @@ def main(folder: Path) -> None:
             print(demonstrate(folder, DemoSettings(steps=300, minutes=60), progress=progress).summary())
     shutil.copyfile(folder / "inspection" / "rollmap.png", HERE / "rollmap.png")
     profile = Profile.open(folder / "profile")
-    engine = profile.engine()
+    engine, point = profile.engine(), profile.card.operating_point
     with (folder / "inspection" / "regions.csv").open(encoding="utf-8-sig") as table:
         rows = sorted(csv.DictReader(table), key=lambda row: -float(row["score"]))
     crops: list[np.ndarray] = []
     for row in rows[:SHOWN]:
         image = read_image(folder / "roll" / row["picture"])
         x0, y0, x1, y1 = (int(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        jpeg = cut_crop(image, Look.whole(engine.score(image)), (x0, y0, x1, y1), profile.threshold)
+        jpeg = cut_crop(image, Look.whole(engine.score(image)), (x0, y0, x1, y1), point)
         crops.append(
             np.pad(
                 np.asarray(Image.open(io.BytesIO(jpeg))), ((0, GAP), (0, GAP), (0, 0)), constant_values=255

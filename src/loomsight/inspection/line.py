@@ -329,7 +329,7 @@ class _Walk:
             founds.append(Found(frame.name, frame.index, region, start + along, side, result.mm_per_px))
         for found in founds:
             record.add(found)
-        self.gallery.offer(founds, image, score, self._point.threshold)
+        self.gallery.offer(founds, image, score, self._point)
         self._cloth.look(frame.index, image)
         seen = image if self._camera is None else self._camera.correct(image)
         self._drift.look(frame.index, frame.name, seen, score)

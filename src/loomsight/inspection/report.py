@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from loomsight import page
+from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.look import Look
-from loomsight.fabric.types import UNKNOWN, Picture
+from loomsight.fabric.regions import label_regions
+from loomsight.fabric.types import UNKNOWN, Box, Mask, Picture
 from loomsight.inspection.record import Found, Gap
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Gallery:
     _heap: list[tuple[float, int, Crop]] = field(default_factory=list)
     _seen: int = 0
 
-    def offer(self, founds: Sequence[Found], image: Picture, look: Look, threshold: float) -> None:
+    def offer(self, founds: Sequence[Found], image: Picture, look: Look, point: OperatingPoint) -> None:
         """Offer all regions of one picture; a crop is cut only of those that are kept."""
         best = sorted(founds, key=lambda found: (-found.region.score, -found.region.area))[:PER_PICTURE]
         for found in best:
@@ -64,7 +66,7 @@ class Gallery:
             if full and found.region.score <= self._heap[0][0]:
                 return
             self._seen += 1
-            crop = Crop(found, cut_crop(image, look, found.region.box, threshold))
+            crop = Crop(found, cut_crop(image, look, found.region.box, point))
             entry = (found.region.score, -self._seen, crop)  # among equals the earlier one stays
             if full:
                 heapq.heapreplace(self._heap, entry)
@@ -76,13 +78,13 @@ class Gallery:
         return [crop for _, _, crop in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
-def cut_crop(image: Picture, look: Look, box: tuple[int, int, int, int], threshold: float) -> bytes:
+def cut_crop(image: Picture, look: Look, box: Box, point: OperatingPoint) -> bytes:
     """A region in its surroundings, outlined, and beside it its score map: JPEG bytes, 966 × 360.
 
     Args:
         image: uint8 HW or HWC RGB; look: its score map.
         box: the region, xyxy.
-        threshold: where the outline runs; other regions in the window get a thin one.
+        point: at its threshold runs the outline; other regions in the window get a thin one.
     """
     height, width = image.shape[:2]
     x0, y0, x1, y1 = box
@@ -102,15 +104,11 @@ def cut_crop(image: Picture, look: Look, box: tuple[int, int, int, int], thresho
     view = np.asarray(cv2.resize(part, size, interpolation=way), np.uint8)
 
     score = look.part(top, left, bottom, right)
-    mask: NDArray[np.uint8] = (score >= threshold).astype(np.uint8)
-    own: NDArray[np.uint8] = np.zeros_like(mask)
-    inside = np.s_[max(y0 - top, 0) : y1 - top, max(x0 - left, 0) : x1 - left]
-    own[inside] = mask[inside]
-    if not own.any():  # only the detector saw it: its box is all that is known of its shape
-        own[inside] = 1
+    mask: NDArray[np.uint8] = (score >= point.threshold).astype(np.uint8)
+    own = _own(look, box, point)[top:bottom, left:right].astype(np.uint8)
     _outline(view, mask & ~own, size, _OTHERS, 1)
     _outline(view, own, size, _OUTLINE, 2)
-    warm = heat_map(part, score, threshold)
+    warm = heat_map(part, score, point.threshold)
 
     sheet = np.full((_CROP[1], 2 * _CROP[0] + _BETWEEN, 3), 238, np.uint8)
     dy, dx = (_CROP[1] - size[1]) // 2, (_CROP[0] - size[0]) // 2
@@ -120,6 +118,21 @@ def cut_crop(image: Picture, look: Look, box: tuple[int, int, int, int], thresho
     buffer = io.BytesIO()
     PillowImage.fromarray(sheet).save(buffer, "JPEG", quality=86)
     return buffer.getvalue()
+
+
+def _own(look: Look, box: Box, point: OperatingPoint) -> Mask:
+    """The pixels of a region: other regions may lie in its box, between its pieces."""
+    from scipy import ndimage
+
+    _, labels = label_regions(look.dense(), point.threshold, point.grouping)
+    inside = np.s_[box[1] : box[3], box[0] : box[2]]
+    for number, place in enumerate(ndimage.find_objects(labels), 1):
+        if place == inside:
+            return np.asarray(labels == number, np.bool_)
+    # A detector's box: what the score map shows in it, or if that is nothing all of it.
+    own = np.zeros(labels.shape, np.bool_)
+    own[inside] = labels[inside] > 0 if labels[inside].any() else True
+    return own
 
 
 def write_report(
