@@ -50,7 +50,7 @@ _PIXELS = 160_000_000  # of all windows, at most
 _CROP = 224  # pixels a side of what is learned from at a time
 _DEFECTS = 3  # in a window: what is rare, a green speck, the gate has to see often enough
 _STEPS = 1500
-_LEAST_SECONDS = 20.0  # of a training, also where the windows took all the time
+_LEAST = 20.0, 0.5  # of a training, also where the windows took all the time: seconds, and share of all
 _TRIES = 2  # trainings: a gate's luck is worth a factor of two
 _BATCH = 8
 _HEAVIER = 20.0  # a cell where the engine is sure, against one where it is not
@@ -171,7 +171,7 @@ def learn_gate(
             _batches(learned, threshold, seed + number),
             TrainSettings(
                 steps=_STEPS,
-                seconds=max(left, _LEAST_SECONDS),
+                seconds=max(left, _LEAST[0], _LEAST[1] * seconds),
                 ema=0.99,
                 amp="float32",
                 validate_every=_STEPS,
