@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ import psutil
 
 from loomsight.card import RUNTIMES
 from loomsight.demo import DENIM
+from loomsight.errors import UsageError
 from loomsight.fabric.images import find_images, read_images, write_png
 from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture
@@ -85,14 +87,16 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
 
         return work
 
-    contenders = {
-        NAMES[name]: of(
-            NAMES[name], profile.engine(name, largest="measured"), roll[:6] if name == "torch" else roll
-        )
-        for name in RUNTIMES
-    }
-    full = profile.engine("openvino-int8", largest="measured")
-    gate = profile.gated(full)
+    contenders = {}
+    for name in RUNTIMES:
+        try:
+            engine = profile.engine(name, largest="measured")
+        except UsageError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        contenders[NAMES[name]] = of(NAMES[name], engine, roll[:6] if name == "torch" else roll)
+    fastest = profile.fastest
+    gate = profile.gated(profile.engine(fastest, largest="measured"))
     if gate is not None:
         contenders["gated"] = of("gated", gate, roll)
     speeds = by_turns(contenders, rounds=rounds)
@@ -102,8 +106,8 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
         print(f"| {name} | {speed.best:.1f} | {speed.median:.1f} | {ratio:.1f} | {found[name]} |")
     if gate is not None:
         print(
-            f"gated / ov_int8: {speeds['gated'].best / speeds['ov_int8'].best:.1f} best, "
-            f"{speeds['gated'].median / speeds['ov_int8'].median:.1f} median; "
+            f"gated / {NAMES[fastest]}: {speeds['gated'].best / speeds[NAMES[fastest]].best:.1f} best, "
+            f"{speeds['gated'].median / speeds[NAMES[fastest]].median:.1f} median; "
             f"{gate.count.rate:.2%} of the blocks passed"
         )
     return {name: asdict(speed) for name, speed in speeds.items()}
@@ -134,7 +138,7 @@ def _grid(profile: Profile, roll: list[Picture]) -> None:
 
 def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
     """From files: decoding alone, the gated engine alone, and both as a line runs them."""
-    engine = profile.gated(profile.engine("openvino-int8", largest="measured"))
+    engine = profile.gated(profile.engine(profile.fastest, largest="measured"))
     if engine is None:
         raise SystemExit("the profile has no gate")
     point = profile.card.operating_point

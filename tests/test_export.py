@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 
@@ -151,6 +152,17 @@ def test_features_are_compared_in_proportion_to_their_usual_size(size: float, ag
     tiles[:, :4, :4] = 0
     with nullcontext() if agrees else pytest.raises(ExportError, match=r"differs from torch by 0\.0003"):
         export_network(Rounded(), "features", Trials(tiles, None, 0.0), precisions=("fp32",))
+
+
+def test_int8_weights_leave_room_for_processors_that_add_up_in_16_bits(exported: Profile) -> None:
+    """Without VNNI two products of 8 bits each overflow: another PC would find other regions."""
+    (card,) = (one for one in exported.card.engines if (one.network, one.precision) == ("segmenter", "int8"))
+    model = openvino.Core().read_model(exported.folder / card.model)
+    constants = [op.data for op in model.get_ops() if op.get_type_name() == "Constant"]
+    # A depthwise convolution has an axis more, and adds up no two products in 16 bits.
+    weights = [one for one in constants if one.dtype == np.int8 and one.ndim == 4]
+    assert len(weights) > 20
+    assert max(int(np.abs(one.astype(int)).max()) for one in weights) <= 64
 
 
 def test_int8_that_finds_other_regions_is_left_out_and_said() -> None:

@@ -243,7 +243,12 @@ def _ways(precision: Precision, model: Any, told: _Answers) -> Iterator[tuple[by
 def _quantised(model: Any, told: _Answers) -> Any:
     with _quiet():
         nncf = _nncf()
-        return nncf.quantize(model, told.samples(nncf), subset_size=len(told.trials.tiles))
+        return nncf.quantize(
+            model,
+            told.samples(nncf),
+            subset_size=len(told.trials.tiles),
+            advanced_parameters=_portable(nncf),
+        )
 
 
 def _quantised_with_care(model: Any, told: _Answers) -> Any:
@@ -265,10 +270,16 @@ def _quantised_with_care(model: Any, told: _Answers) -> Any:
             max_drop=min(1 - SAME_AREA, SAME_AP),
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=len(told.trials.tiles),
+            advanced_quantization_parameters=_portable(nncf),
             advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
                 max_num_iterations=_MOST_LAYERS, ranking_subset_size=_RANKED
             ),
         )
+
+
+def _portable(nncf: Any) -> Any:
+    """Weights in half of INT8's range: without VNNI, sums of 16 bits would overflow."""
+    return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
 
 
 def _nncf() -> Any:
