@@ -22,7 +22,7 @@ demo: .venv/.installed
 	$(BIN)/loomsight demo --out $(OUT)
 
 test: .venv/.installed
-	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS) --dist loadfile
+	$(ONE_THREAD) $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-lint
 	$(BIN)/ruff check .

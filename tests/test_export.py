@@ -23,6 +23,7 @@ from loomsight.inspection.line import inspect
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.loom import ClothSpec, draw_defect, weave
 from loomsight.profile import Profile
+from loomsight.runtime import export
 from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, answers
 from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
 from loomsight.runtime.export import Trials, export_network
@@ -53,12 +54,20 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     return learn(root / "good", name="plain", out=root / "profile", known=root / "known", settings=settings)
 
 
+ROUGH = {"SAME_AREA": 0.95, "SAME_AP": 0.05}
+"""What forty steps have taught is so rough that INT8 agrees by luck, and layers would go back to float for
+minutes; with the bar itself, see ``test_int8_that_finds_other_regions_is_left_out_and_said``."""
+
+
 @pytest.fixture(scope="module")
 def printed(learned: Profile) -> tuple[dict[str, Any], str]:
     """What the command prints and says."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
-        cli.main(["export", str(learned.folder), "--json"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, bar in ROUGH.items():
+            patch.setattr(export, name, bar)
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+            cli.main(["export", str(learned.folder), "--json"])
     assert left.value.code == 0, err.getvalue()
     return json.loads(out.getvalue()), err.getvalue()
 
@@ -116,8 +125,8 @@ def test_the_card_says_how_each_export_agreed(exported: Profile) -> None:
         if one.precision == "fp32":
             assert one.agreement["max_difference"] <= 1e-4
         else:
-            assert one.agreement["area"] >= 0.99
-            assert one.agreement["ap_change"] <= 0.01
+            assert one.agreement["area"] >= ROUGH["SAME_AREA"]
+            assert one.agreement["ap_change"] <= ROUGH["SAME_AP"]
         assert one.model in exported.card.files
     assert {one.network for one in exported.card.engines} == {"segmenter", "features", "student"}
 
@@ -200,6 +209,7 @@ def test_int8_that_finds_other_regions_is_left_out_and_said() -> None:
         assert len(made) == 2
     else:  # the layers that cost too much went back to float
         assert made[2].agreement["area"] >= 0.99
+        assert made[2].agreement["ap_change"] <= 0.01
 
 
 def test_a_changed_byte_is_refused_before_any_runtime_reads_it(exported: Profile, tmp_path: Path) -> None:
