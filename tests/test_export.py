@@ -174,6 +174,30 @@ def test_int8_weights_leave_room_for_processors_that_add_up_in_16_bits(exported:
     assert max(int(np.abs(one.astype(int)).max()) for one in weights) <= 64
 
 
+def test_int8_tells_every_grey_level_of_the_camera_from_the_next() -> None:
+    """On faint cloth the steps of the input would beat with the camera's."""
+
+    class Levels(Graph):
+        outputs = ("scores",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = torch.nn.Conv2d(3, 8, 1, bias=False)
+            torch.nn.init.ones_(self.read.weight)
+
+        def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
+            x = (tiles.permute(0, 3, 1, 2).float() - 127) / 128
+            return (self.read(x)[:, 0],)
+
+    tiles = np.repeat(np.random.default_rng(0).integers(100, 170, (8, 32, 32, 1), np.uint8), 3, axis=3)
+    graph = Levels().eval().requires_grad_(False)
+    made = export_network(graph, "levels", Trials(tiles, None, 0.5), precisions=("int8",), free=True)[-1]
+    levels = np.arange(128, 255, dtype=np.uint8).repeat(3).reshape(1, 1, -1, 3)
+    (said,) = next(answers(OpenVinoCompiled(made.model, made.weights, step=1), [levels]))
+    assert made.precision == "int8"
+    assert np.diff(said[0, 0]) == pytest.approx(3 / 128, rel=0.02)  # weights are rounded
+
+
 def test_int8_that_finds_other_regions_is_left_out_and_said() -> None:
     class Fine(Graph):
         """Distinguishes steps that 8 bits cannot."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from loomsight import cli
+from loomsight.runtime import throughput, tilesize
 from loomsight.runtime.compiled import Ready, Tiles
 from loomsight.runtime.throughput import by_turns, metres_per_minute
 from loomsight.runtime.tilesize import CANDIDATES, best_tile
@@ -82,7 +83,11 @@ def test_a_tile_is_measured_once_and_remembered(tmp_path: Path, monkeypatch: pyt
     assert network.started > measured
 
 
-def test_the_doctor_says_how_fast_a_web_may_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_says_how_fast_a_web_may_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (throughput, tilesize):
+        monkeypatch.setattr(module, "_STRIP", (256, 512))  # what it measures on is sixteen times as large
     with pytest.raises(SystemExit) as left:
         cli.main(["doctor", "--throughput", "--width", "1.8", "--mm-per-px", "0.2", "--json"])
     assert left.value.code == 0
