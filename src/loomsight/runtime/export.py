@@ -307,7 +307,7 @@ def _by_grey_levels(model: Any) -> Any:
         if quantiser.get_type_name() != "FakeQuantize":
             continue
         level = _grey_level(quantiser.input_value(0).get_node())
-        if level is None or level[1] not in (127, 128):  # an INT8 is -128 to 127; white may be one less
+        if level is None or round(level[1], 3) not in (127, 128):  # an INT8 is -128 to 127
             continue
         for place, steps in enumerate((-128, 127, -128, 127), 1):
             bound = quantiser.input(place)
