@@ -16,7 +16,7 @@ TYPES = ("hole", "stain", "broken end")
 
 
 @pytest.mark.parametrize(("amp", "steps"), [("auto", 2000), ("bf16", 100)])
-def test_two_thousand_steps_are_finite(amp: Precision, steps: int) -> None:
+def test_a_long_training_stays_finite(amp: Precision, steps: int) -> None:
     """As this machine trains, at the usual learning rate, with no box, one, specks and crowds in turn.
 
     In bfloat16 too, which takes four times as long where the processor only emulates it.

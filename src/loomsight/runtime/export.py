@@ -4,7 +4,7 @@
 2. OpenVINO reads that file; what it would not recognise as a clamp is made one.
 3. NNCF quantises it to INT8, with good and made pictures of the fabric to read the ranges from; the steps of
    the input are the camera's grey levels. Where the regions are not the same then, the first layers stay in
-   float, and where that is not enough, those that cost most go back to it, one by one.
+   float, and where that is not enough, those that cost most go back to it too, one by one.
 4. **Nothing is handed over before it was run** on tiles of the fabric and agrees with torch: float32 to
    1e-4 everywhere; float16 and INT8 by the regions that a mill would see, and by their pixel AP.
 
@@ -49,7 +49,7 @@ SAME_AREA, SAME_AP = 0.99, 0.01
 SAME_STEPS = 0.98
 """The share of numbers that must be within :data:`EXACT` where a graph has steps."""
 _AT_ONCE = 8  # tiles
-_FIRST = 2  # layers that stay in float at the second try
+_FIRST = 2  # layers that stay in float where the first try is not good enough
 _MOST_LAYERS, _RANKED = 10, 16  # that go back to float at most; tiles by which it is told which cost most
 
 
@@ -236,21 +236,22 @@ def _ways(precision: Precision, model: Any, told: _Answers) -> Iterator[tuple[by
     if precision == "fp16":
         yield _files(model, half=True)
         return
-    yield _files(_quantised(model, told))
-    yield _files(_quantised(model, told, in_float=_first_layers(model)))
+    yield _files(_quantised(model, told, []))
+    first = _first_layers(model)
+    yield _files(_quantised(model, told, first))
     nncf = _nncf()
     with suppress(nncf.errors.InternalError):  # it cannot go through a network with weights that layers share
-        yield _files(_quantised_with_care(model, told))
+        yield _files(_quantised_with_care(model, told, first))
 
 
-def _quantised(model: Any, told: _Answers, in_float: Sequence[str] = ()) -> Any:
+def _quantised(model: Any, told: _Answers, in_float: list[str]) -> Any:
     with _quiet():
         nncf = _nncf()
         made = nncf.quantize(
             model,
             told.samples(nncf),
             subset_size=len(told.trials.tiles),
-            ignored_scope=nncf.IgnoredScope(names=list(in_float)),
+            ignored_scope=nncf.IgnoredScope(names=in_float),
             advanced_parameters=_portable(nncf),
         )
     return _by_grey_levels(made)
@@ -263,8 +264,8 @@ def _first_layers(model: Any) -> list[str]:
     return every[:_FIRST]
 
 
-def _quantised_with_care(model: Any, told: _Answers) -> Any:
-    """Layer by layer back to float, until the regions are the same."""
+def _quantised_with_care(model: Any, told: _Answers, in_float: list[str]) -> Any:
+    """Layer by layer back to float, beside those that are, until the regions are the same."""
 
     def validate(compiled: Any, tiles: Any) -> tuple[float, None]:
         said = [tuple(compiled(each).values()) for each in tiles]
@@ -274,7 +275,7 @@ def _quantised_with_care(model: Any, told: _Answers) -> Any:
     with _quiet():
         nncf = _nncf()
         samples = told.samples(nncf)
-        made = nncf.quantize_with_accuracy_control(
+        return nncf.quantize_with_accuracy_control(
             model,
             samples,
             samples,
@@ -282,12 +283,12 @@ def _quantised_with_care(model: Any, told: _Answers) -> Any:
             max_drop=min(1 - SAME_AREA, SAME_AP),
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=len(told.trials.tiles),
+            ignored_scope=nncf.IgnoredScope(names=in_float),
             advanced_quantization_parameters=_portable(nncf),
             advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
                 max_num_iterations=_MOST_LAYERS, ranking_subset_size=_RANKED
             ),
         )
-    return _by_grey_levels(made)
 
 
 def _portable(nncf: Any) -> Any:
