@@ -17,7 +17,7 @@ from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
 from loomsight.learn.gate import Window, gate_thresholds, learn_gate
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
-from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, blocks_of
+from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, block_logits
 
 POINT = (0.5, Grouping(4, 5))
 
@@ -73,6 +73,10 @@ class Gate:
 
 def gated(full: Dark, **more: float) -> GatedEngine:
     return GatedEngine(Gate(), 0.0, 0.3, 1, full, point=POINT, **more)  # type: ignore[arg-type]
+
+
+def gated_at(cell: float, near: float) -> GatedEngine:
+    return GatedEngine(Gate(), cell, near, 1, Dark(), point=POINT)
 
 
 def good(height: int = 768, width: int = 1024) -> Picture:
@@ -225,9 +229,9 @@ def test_a_gate_that_is_off_is_asked_no_more_and_pictures_go_through_as_one_stre
 
 
 def test_a_block_passes_with_any_of_its_cells() -> None:
-    cells = np.zeros((9, 5), np.bool_)
-    cells[8, 4] = cells[0, 0] = True
-    assert blocks_of(cells).tolist() == [[True, False], [False, False], [False, True]]
+    cells = np.full((9, 5), -2, np.float32)
+    cells[8, 4] = cells[0, 0] = 1
+    assert block_logits(cells).tolist() == [[1, -2], [-2, -2], [-2, 1]]
 
 
 def test_its_network_gives_a_logit_for_each_cell() -> None:
@@ -277,6 +281,25 @@ def test_thresholds_are_set_on_each_drawn_defect_that_is_found_and_on_nothing_el
     found = gate_thresholds(Gate(), 1, Dark(), [window] * 70, (0.5, Grouping(4, 5)))
     assert found.defects == 140
     assert np.isfinite(found.cell)
+
+
+def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
+    """Defects are half dark; of the cloth one cell is nearly so, the others are not."""
+    image, drawn = good(), np.zeros(good().shape[:2], np.uint8)
+    image[32:64, 32:64] = 60
+    drawn[32:64, 32:64] = 1
+    held, point = [Window(image, drawn, Dark().score(image))] * 140, (0.5, Grouping(4, 5))
+    cloth = good(2048, 2048)
+    cloth[320:352, 320:352] = 90
+    cloth[1320:1352, 1320:1352] = 100
+    set_on_defects = gate_thresholds(Gate(), 1, Dark(), held, point)
+    assert (set_on_defects.cell, set_on_defects.near) == (68, 0.5)
+    lowered = gate_thresholds(Gate(), 1, Dark(), held, point, good=[cloth])
+    assert 38 < lowered.cell < 38.001
+    assert 0.38 < lowered.near < 0.38001
+    assert gated_at(lowered.cell, lowered.near).passed(cloth).sum() == 0
+    few = gate_thresholds(Gate(), 1, Dark(), held, point, good=[cloth[:1024, :1024]])
+    assert few == set_on_defects  # of so little cloth it is not known how little passes
 
 
 def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:

@@ -7,7 +7,9 @@
    engine finds, in however many regions, is kept when one of its blocks passes both, for then the engine sees
    all around it. At most the promised share may be lost, with the finite-sample correction of conformal
    prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
-4. On the pictures that were kept back it is seen how much passes, and on this machine what the gate and the
+4. Both are lowered as far as no more of the pictures that were kept back passes: on calm cloth, where nothing
+   comes near them, this keeps most of what would be lost, and costs nothing.
+5. On the pictures that were kept back it is seen how much passes, and on this machine what the gate and the
    networks take. A gate that does not pay is not kept.
 """
 
@@ -17,7 +19,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -34,7 +36,17 @@ from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled
-from loomsight.runtime.gate import BLOCK, CELL, SIDE, FullEngine, GateNetwork, around, gate_input, own
+from loomsight.runtime.gate import (
+    BLOCK,
+    CELL,
+    SIDE,
+    FullEngine,
+    GateNetwork,
+    around,
+    block_logits,
+    gate_input,
+    own,
+)
 from loomsight.training.loop import TrainSettings, fit
 
 if TYPE_CHECKING:
@@ -44,6 +56,8 @@ LOST = 0.01
 """The share of the drawn defects that the engine finds that the gate may lose."""
 _OF_GATE = 0.75  # of what may be lost, that the gate may lose; the quick look behind it may lose the rest
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
+_CALM = 200  # blocks of good cloth: with fewer it is not known how little passes below a threshold
+_NEAREST = 64  # of these, the likeliest to pass, that are looked at quickly
 _APART = 4  # one picture in so many is kept back
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
 _PIXELS = 160_000_000  # of all windows, at most
@@ -204,6 +218,8 @@ def gate_thresholds(
     engine: FullEngine,
     held: Sequence[Window],
     point: tuple[float, Grouping],
+    *,
+    good: Sequence[Picture] = (),
 ) -> GateThresholds:
     """Set a gate, and the quick look behind it.
 
@@ -212,22 +228,54 @@ def gate_thresholds(
         engine: what stands behind it.
         held: see :class:`LearnedGate`.
         point: threshold and grouping of the engine's regions.
+        good: corrected pictures of good cloth that the gate did not learn from: the thresholds are lowered as
+            far as no more of these passes.
     """
-    surest, nearest, side = [], [], BLOCK // CELL
+    surest, nearest = [], []
     for window in held:
         found = _found(window, *point)
         if not found:
             continue
-        cells = gate.start(gate_input(window.image, channels)[None]).wait()[0][0]
+        blocks = _blocks(gate, channels, window.image)
         looks = _quick_looks(engine, window.image, sorted({place for places in found for place in places}))
         for places in found:
-            blocks = [cells[y * side : (y + 1) * side, x * side : (x + 1) * side] for y, x in places]
-            surest.append(max(float(block.max()) for block in blocks))
+            surest.append(max(float(blocks[place]) for place in places))
             nearest.append(max(looks[place] for place in places))
     if len(surest) < _FEWEST:
         return GateThresholds(-math.inf, 0.0, len(surest))
     ranks = [max(1, math.floor(share * LOST * (len(surest) + 1))) - 1 for share in (_OF_GATE, 1 - _OF_GATE)]
-    return GateThresholds(sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], point[0]), len(surest))
+    cell, near = sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], point[0])
+    return _lowered(GateThresholds(cell, near, len(surest)), gate, channels, engine, good)
+
+
+def _lowered(
+    most: GateThresholds, gate: Compiled, channels: int, engine: FullEngine, good: Sequence[Picture]
+) -> GateThresholds:
+    """Thresholds as low as they may be without that more of some good cloth passes."""
+    large = [image for image in good if min(image.shape[:2]) >= SIDE]
+    blocks = [_blocks(gate, channels, image) for image in large]
+    if sum(own.size for own in blocks) < _CALM:
+        return most
+    cell = _just_above(np.concatenate([own.ravel() for own in blocks]), most.cell)
+    places = [
+        (said, number, place) for number, own in enumerate(blocks) for place, said in np.ndenumerate(own)
+    ]
+    likeliest = sorted(places, reverse=True)[:_NEAREST]
+    looked = [_quick_looks(engine, large[number], [place])[place] for _, number, place in likeliest]
+    near = _just_above(np.array(looked, np.float32), most.near)
+    return replace(most, cell=cell, near=near)
+
+
+def _just_above(seen: Float[NDArray[np.float32], " n"], threshold: float) -> float:
+    """Just above the highest of what lies below a threshold."""
+    below = seen[seen < threshold]
+    return float(np.nextafter(below.max(), np.float32(np.inf))) if len(below) else threshold
+
+
+def _blocks(gate: Compiled, channels: int, image: Picture) -> Float[NDArray[np.float32], "i j"]:
+    """The highest logit of each block of a picture."""
+    (cells,) = gate.start(gate_input(image, channels)[None]).wait()
+    return block_logits(cells[0])
 
 
 def _found(window: Window, threshold: float, grouping: Grouping) -> list[set[_Place]]:

@@ -239,7 +239,7 @@ class GatedEngine:
 
     def _passing(self, pending: Pending) -> Bool[NDArray[np.bool_], "i j"]:
         (cells,) = pending.wait()
-        return blocks_of(cells[0] >= self._threshold)
+        return np.asarray(block_logits(cells[0]) >= self._threshold, np.bool_)
 
     def _grown(self, job: _Job, quick: list[ScoreMap]) -> Look:
         """What is seen of a picture, after a quick look at what passed."""
@@ -308,12 +308,12 @@ def gate_input(image: Picture, channels: int) -> UInt8[NDArray[np.uint8], "h w c
     return seen.reshape(*seen.shape[:2], channels)
 
 
-def blocks_of(cells: Bool[NDArray[np.bool_], "i j"]) -> Bool[NDArray[np.bool_], "k l"]:
-    """Which blocks have a cell that passes; blocks at the far sides may have fewer cells."""
+def block_logits(cells: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "k l"]:
+    """The highest logit of each block's cells; blocks at the far sides may have fewer."""
     side = BLOCK // CELL
     below, beside = (-length % side for length in cells.shape)
-    full = np.pad(cells, ((0, below), (0, beside)))
-    return np.asarray(full.reshape(full.shape[0] // side, side, -1, side).any((1, 3)), np.bool_)
+    full = np.pad(cells, ((0, below), (0, beside)), constant_values=-np.inf)
+    return np.asarray(full.reshape(full.shape[0] // side, side, -1, side).max((1, 3)), np.float32)
 
 
 def lost_regions(
