@@ -14,7 +14,7 @@ from loomsight.fabric.look import Look
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
-from loomsight.learn.gate import Window, gate_thresholds, learn_gate
+from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
 from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, block_logits
@@ -289,17 +289,22 @@ def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
     image[32:64, 32:64] = 60
     drawn[32:64, 32:64] = 1
     held, point = [Window(image, drawn, Dark().score(image))] * 140, (0.5, Grouping(4, 5))
+    set_on_defects = gate_thresholds(Gate(), 1, Dark(), held, point)
+    assert (set_on_defects.cell, set_on_defects.near) == (68, 0.5)
     cloth = good(2048, 2048)
     cloth[320:352, 320:352] = 90
     cloth[1320:1352, 1320:1352] = 100
-    set_on_defects = gate_thresholds(Gate(), 1, Dark(), held, point)
-    assert (set_on_defects.cell, set_on_defects.near) == (68, 0.5)
-    lowered = gate_thresholds(Gate(), 1, Dark(), held, point, good=[cloth])
+
+    def with_cloth(cloth: Picture) -> GateThresholds:
+        without = Window(cloth, np.zeros(cloth.shape[:2], np.uint8), Dark().score(cloth))
+        return gate_thresholds(Gate(), 1, Dark(), [*held, without], point)
+
+    lowered = with_cloth(cloth)
     assert 38 < lowered.cell < 38.001
     assert 0.38 < lowered.near < 0.38001
     assert gated_at(lowered.cell, lowered.near).passed(cloth).sum() == 0
-    few = gate_thresholds(Gate(), 1, Dark(), held, point, good=[cloth[:1024, :1024]])
-    assert few == set_on_defects  # of so little cloth it is not known how little passes
+    # of so little cloth it is not known how little passes
+    assert with_cloth(cloth[:1024, :1024]) == set_on_defects
 
 
 def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:

@@ -7,7 +7,7 @@
    engine finds, in however many regions, is kept when one of its blocks passes both, for then the engine sees
    all around it. At most the promised share may be lost, with the finite-sample correction of conformal
    prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
-4. Both are lowered as far as no more of the pictures that were kept back passes: on calm cloth, where nothing
+4. Both are lowered as far as no more of the windows without defects passes: on calm cloth, where nothing
    comes near them, this keeps most of what would be lost, and costs nothing.
 5. On the pictures that were kept back it is seen how much passes, and on this machine what the gate and the
    networks take. A gate that does not pay is not kept.
@@ -218,8 +218,6 @@ def gate_thresholds(
     engine: FullEngine,
     held: Sequence[Window],
     point: tuple[float, Grouping],
-    *,
-    good: Sequence[Picture] = (),
 ) -> GateThresholds:
     """Set a gate, and the quick look behind it.
 
@@ -228,8 +226,6 @@ def gate_thresholds(
         engine: what stands behind it.
         held: see :class:`LearnedGate`.
         point: threshold and grouping of the engine's regions.
-        good: corrected pictures of good cloth that the gate did not learn from: the thresholds are lowered as
-            far as no more of these passes.
     """
     surest, nearest = [], []
     for window in held:
@@ -245,6 +241,7 @@ def gate_thresholds(
         return GateThresholds(-math.inf, 0.0, len(surest))
     ranks = [max(1, math.floor(share * LOST * (len(surest) + 1))) - 1 for share in (_OF_GATE, 1 - _OF_GATE)]
     cell, near = sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], point[0])
+    good = [window.image for window in held if not window.drawn.any()]
     return _lowered(GateThresholds(cell, near, len(surest)), gate, channels, engine, good)
 
 
@@ -252,8 +249,7 @@ def _lowered(
     most: GateThresholds, gate: Compiled, channels: int, engine: FullEngine, good: Sequence[Picture]
 ) -> GateThresholds:
     """Thresholds as low as they may be without that more of some good cloth passes."""
-    large = [image for image in good if min(image.shape[:2]) >= SIDE]
-    blocks = [_blocks(gate, channels, image) for image in large]
+    blocks = [_blocks(gate, channels, image) for image in good]
     if sum(own.size for own in blocks) < _CALM:
         return most
     cell = _just_above(np.concatenate([own.ravel() for own in blocks]), most.cell)
@@ -261,7 +257,7 @@ def _lowered(
         (said, number, place) for number, own in enumerate(blocks) for place, said in np.ndenumerate(own)
     ]
     likeliest = sorted(places, reverse=True)[:_NEAREST]
-    looked = [_quick_looks(engine, large[number], [place])[place] for _, number, place in likeliest]
+    looked = [_quick_looks(engine, good[number], [place])[place] for _, number, place in likeliest]
     near = _just_above(np.array(looked, np.float32), most.near)
     return replace(most, cell=cell, near=near)
 

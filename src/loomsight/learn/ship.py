@@ -100,7 +100,7 @@ def _gate(
         _, model, weights = cards[-1]  # INT8: its thresholds are set on what will run
         gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)
         at = point.threshold, point.grouping
-        found = gate_thresholds(gate, learned.channels, engine, learned.held, at, good=learned.apart)
+        found = gate_thresholds(gate, learned.channels, engine, learned.held, at)
         if not np.isfinite(found.cell):
             progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
             return None
