@@ -59,7 +59,7 @@ from new_fabric import append, read_rows
 
 REAL = "aitex_f00,aitex_f01,aitex_f03,aitex_f04"
 WOVEN = "woven/denim,woven/jersey"
-METHODS = "memory,prediction,memory+prediction,fanogan,ganomaly,student"
+METHODS = "memory,prediction,memory+prediction,memory+prediction+bars,fanogan,ganomaly,student"
 COLUMNS = ("auroc", "ap", "ap_picture", "aupro", "recall", "minutes", "mpx_per_s")
 SHOWN = ("hole", "weft curling", "oil stain")
 ALARMS = AlarmRate.per_megapixel(0.1)
@@ -143,9 +143,10 @@ def measure(
     """All figures of one method on one set."""
     cloth, minutes = part(seen), 0.0
     fits: list[Callable[[Sequence[Picture]], Method]] = []
-    fits += [partial(_fitted_alone, models / name, one, seed=seed) for one in method.split("+")]
-    normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits)
-    for one in method.split("+"):
+    networks = [one for one in method.split("+") if one != "bars"]
+    fits += [partial(_fitted_alone, models / name, one, seed=seed) for one in networks]
+    normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits, bars="bars" in method.split("+"))
+    for one in networks:
         minutes += fitted(models / name, one, (), seed)[1]
     pixels, found, seconds, megapixels = PixelScores(), [], 0.0, 0.0
     for picture in test:
@@ -244,7 +245,10 @@ def draw(path: Path, models: Path) -> None:
     if not (isinstance(gan, FAnoGan) and isinstance(squeezed, Ganomaly)):
         raise TypeError("the models are not those of their names")
     fits = [partial(_fitted_alone, folder, name, seed=0) for name in ("memory", "prediction")]
-    both, light = Normality.fit(cloth.learn, held=cloth.judge, methods=fits), Light.of(cloth.learn)
+    both, light = (
+        Normality.fit(cloth.learn, held=cloth.judge, methods=fits, bars=False),
+        Light.of(cloth.learn),
+    )
     gan.residuals = ("pixels",)
     heads = (
         "cloth",

@@ -199,7 +199,7 @@ def test_a_strange_picture_takes_nothing_off_what_is_seen_of_the_next() -> None:
 
 def test_scores_are_the_same_after_saving() -> None:
     again = Normality.from_arrays(normality().to_arrays())
-    assert again.methods == ("memory", "prediction")
+    assert again.methods == ("memory", "prediction", "bars")
     assert np.allclose(again.score(good_cloth()[5]), normality().score(good_cloth()[5]), atol=1e-5)
 
 

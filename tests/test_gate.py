@@ -13,7 +13,7 @@ from loomsight.fabric.light import Light
 from loomsight.fabric.look import Look
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
-from loomsight.fabric.types import Mask, Picture, Region, ScoreMap
+from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
@@ -49,6 +49,11 @@ class Dark:
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
         for image, tiles in jobs:
             yield [self.score(cut(image, tile)) for tile in tiles]
+
+    def bars(self, image: Picture, threshold: float) -> list[Box]:
+        """A row that is darker than half of the others by little."""
+        rows = np.flatnonzero(image.mean(1) < image.mean() - 30)
+        return [(0, int(rows[0]), image.shape[1], int(rows[-1]) + 1)] if len(rows) else []
 
     def corrected(self, image: Picture) -> Picture:
         return image
@@ -108,6 +113,19 @@ def test_a_defect_is_found_where_and_as_it_would_be_without_a_gate(place: tuple[
     assert look.regions(0.5, Grouping(4)) == find_regions(Dark().score(image), 0.5, Grouping(4))
     assert not look.complete
     assert full.pixels < 768 * 1024 * 1.4
+
+
+def test_a_bar_that_the_gate_cannot_see_is_looked_at_all_the_same() -> None:
+    image = good()
+    image[300:308] = 0
+    engine = gated(Dark())
+    assert not engine.passed(image).any()
+    (look,) = after_the_first(engine, [image])
+    assert look.regions(0.5, Grouping(4)) == find_regions(Dark().score(image), 0.5, Grouping(4))
+    assert not look.complete
+    audited = gated(Dark())
+    list(audited.looks([image]))
+    assert (audited.count.regions, audited.count.lost) == (1, 0)
 
 
 def test_a_region_is_followed_into_blocks_that_the_gate_did_not_pass() -> None:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from loomsight.errors import UsageError
 
-MethodName = Literal["memory", "prediction", "student", "fanogan", "ganomaly"]
+MethodName = Literal["memory", "prediction", "bars", "student", "fanogan", "ganomaly"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 
@@ -14,10 +14,12 @@ def methods_of(text: str) -> tuple[MethodName, ...]:
     """Methods as they are written, joined by +.
 
     Raises:
-        UsageError: there is no such method.
+        UsageError: there is no such method, or bars are to be all.
     """
     words = text.lower().split("+")
     unknown = [word for word in words if word not in METHODS]
     if unknown:
         raise UsageError("no such method", where=unknown[0] or text, why=f"there are {', '.join(METHODS)}")
+    if words == ["bars"]:
+        raise UsageError("bars alone find nothing else", do="put them beside another: prediction+bars")
     return tuple(name for name in METHODS if name in words)

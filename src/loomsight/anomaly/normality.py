@@ -11,7 +11,8 @@
    because of a new lot of yarn or of the lens, and all of it counts less by half as much; or the whole
    picture would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its
    texture code (inspection/familiar.py).
-5. What was taught is added. The score is the logistic of that: one half where good cloth's rarest hundredth
+5. Bars, which no place shows by itself, have their say where it is the greater one (anomaly/bars.py).
+6. What was taught is added. The score is the logistic of that: one half where good cloth's rarest hundredth
    begins.
 """
 
@@ -27,6 +28,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from loomsight.anomaly.bars import NONE, Bars
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import STEP
 from loomsight.anomaly.ganomaly import Ganomaly
@@ -49,6 +51,7 @@ _AROUND = 10.0  # pixels of the surroundings, a Gaussian's deviation
 _FEW = 200  # places of good cloth: with fewer a context has no expectation of its own
 _SHOWN = 8_000_000  # pixels of those learned from, and of those held back, that expectations come from
 _LIGHT = 16  # pictures that the light is read from
+_BARS = 200  # pictures that bars are read from
 _BELOW = 0.2  # by so much at most a calm context lowers what is expected
 
 
@@ -142,14 +145,16 @@ class Normality:
         methods: Sequence[Method],
         expected: Sequence[Sequence[Expectation]],
         typical: float,
+        bars: Bars | None = None,
     ) -> None:
         self._light, self._methods, self._expected = light, tuple(methods), tuple(expected)
         self._typical = typical  # the median strangeness of good cloth
+        self._bars = bars
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The names of its methods."""
-        return tuple(method.name for method in self._methods)
+        return tuple(method.name for method in (*self._methods, *([self._bars] if self._bars else [])))
 
     @classmethod
     def fit(
@@ -158,6 +163,7 @@ class Normality:
         *,
         held: Sequence[Picture] = (),
         methods: Sequence[Callable[[Sequence[Picture]], Method]] = (Memory.fit, Prediction.fit),
+        bars: bool = True,
     ) -> Self:
         """Learn what good cloth looks like.
 
@@ -165,6 +171,7 @@ class Normality:
             good: uint8 pictures, HW or HWC RGB.
             held: other good pictures: what is strange in cloth that was not learned is expected too.
             methods: what learns each method from the evenly lit pictures.
+            bars: find bars besides.
 
         Raises:
             DatasetError: there is no picture.
@@ -186,11 +193,17 @@ class Normality:
             _opinion(method, own, around, new)
             for method, own, new in zip(made, expected, _by_method(made, strange), strict=True)
         ]
-        return cls(light, made, expected, float(np.median(np.mean(beyond, axis=0))))
+        return cls(
+            light,
+            made,
+            expected,
+            float(np.median(np.mean(beyond, axis=0))),
+            Bars.fit(_small(light, [*good, *held])) if bars else None,
+        )
 
     @property
     def by_name(self) -> dict[str, Method]:
-        """Its methods."""
+        """Its methods, without bars."""
         return {method.name: method for method in self._methods}
 
     def even(self, image: Picture) -> Picture:
@@ -203,7 +216,7 @@ class Normality:
         Raises:
             ValueError: it has none of that name.
         """
-        if method.name not in self.methods:
+        if method.name not in self.by_name:
             raise ValueError(f"{' and '.join(self.methods)}: no {method.name} among them")
         self._methods = tuple(method if own.name == method.name else own for own in self._methods)
 
@@ -226,7 +239,7 @@ class Normality:
         """
         even = self._light.even(image)
         strange, taught = self._said(even)
-        return self._scored(strange, taught, self._excess(strange))
+        return self._scored(strange, taught, self._excess(strange), self.bars(image))
 
     def look_where(
         self, image: Picture, boxes: Sequence[Box]
@@ -240,12 +253,17 @@ class Normality:
         strange, taught = self._said(even, boxes)
         mosaic = _mosaic(even)
         known = mosaic.known(mosaic.covering(boxes))
-        return *self._scored(strange, taught, self._excess(strange) if known.all() else 0.0), known
+        excess = self._excess(strange) if known.all() else 0.0
+        return *self._scored(strange, taught, excess, self.bars(image)), known
+
+    def bars(self, image: Picture) -> Float[NDArray[np.float32], "i j"] | None:
+        """The logit of a bar at each place of the picture made smaller; None where it looks for none."""
+        return None if self._bars is None else self._bars.strangeness(self._light.even_small(image))
 
     def look_at(
         self, image: Picture, tiles: Sequence[Tile]
     ) -> list[tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]]:
-        """Nearly the same of some tiles within a picture, without a look at what is around them."""
+        """Nearly the same of some tiles of a picture, without a look at what is around them, nor for bars."""
         if not tiles:
             return []
         parts = self._light.even_at(image, tiles)
@@ -274,10 +292,15 @@ class Normality:
         strange: Float[NDArray[np.float32], "h w"],
         taught: Float[NDArray[np.float32], "h w"] | None,
         excess: float = 0.0,
+        bars: Float[NDArray[np.float32], "i j"] | None = None,
     ) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]:
         from scipy.special import expit
 
         strange -= np.float32(_WHOLE * excess)
+        if bars is not None and bars.max() > NONE:
+            np.maximum(
+                strange, cv2.resize(bars, strange.shape[::-1], interpolation=cv2.INTER_NEAREST), out=strange
+            )
         if taught is None:
             return np.asarray(expit(strange), np.float32), None
         return np.asarray(expit(strange + taught), np.float32), np.minimum(taught, 0)
@@ -302,6 +325,8 @@ class Normality:
             ValueError: nothing here remembers.
         """
         self._memory().add(_Even(self._light, good), seed=seed)
+        if self._bars is not None:
+            self._bars.add(_small(self._light, good))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that it knows, as plain arrays."""
@@ -316,6 +341,8 @@ class Normality:
                     f"expected.{number}.tail": np.array([one.tail], np.float32),
                 }
             arrays |= {f"{method.name}.{key}": value for key, value in own.items()}
+        if self._bars is not None:
+            arrays |= {f"bars.{key}": value for key, value in self._bars.to_arrays().items()}
         return arrays
 
     @classmethod
@@ -330,12 +357,9 @@ class Normality:
             (typical,) = (float(value) for value in arrays["typical"])
             methods: list[Method] = []
             expected = []
+            bars = _own(arrays, "bars")
             for name, build in _BUILD.items():
-                own = {
-                    key.removeprefix(f"{name}."): value
-                    for key, value in arrays.items()
-                    if key.startswith(f"{name}.")
-                }
+                own = _own(arrays, name)
                 if own:
                     methods.append(build(own))
                     expected.append([_expectation(own, number) for number in range(_count(methods[-1]))])
@@ -343,7 +367,8 @@ class Normality:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
             raise ValueError("a normality without a method")
-        return cls(Light((red, green, blue), spread), methods, expected, typical)
+        found = Bars.from_arrays(bars) if bars else None
+        return cls(Light((red, green, blue), spread), methods, expected, typical, found)
 
     def _memory(self) -> Memory:
         for method in self._methods:
@@ -368,6 +393,17 @@ def open_method(name: str, arrays: Mapping[str, NDArray[Any]]) -> Method:
         KeyError, ValueError: there is no such method, or these are not its arrays.
     """
     return _BUILD[name](arrays)
+
+
+def _own(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    """The arrays of one method, by their own names."""
+    start = f"{name}."
+    return {key.removeprefix(start): value for key, value in arrays.items() if key.startswith(start)}
+
+
+def _small(light: Light, pictures: Sequence[Picture]) -> Iterator[Picture]:
+    """Some of the pictures, spread evenly, as bars are read from them."""
+    return (light.even_small(pictures[index]) for index in _spread(len(pictures), _BARS))
 
 
 class _Even(Sequence[Picture]):

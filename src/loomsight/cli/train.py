@@ -164,7 +164,7 @@ def anomaly(
     profile: Annotated[Path, typer.Option(help="The fabric's profile, which gets it.")],
     method: Annotated[
         str, typer.Option(help=f"{', '.join(METHODS)}; several are joined by +.")
-    ] = "memory+prediction",
+    ] = "memory+prediction+bars",
     minutes: Annotated[
         float | None, typer.Option(help="Of training; 5 if not given.", show_default=False)
     ] = None,
@@ -179,7 +179,7 @@ def anomaly(
 
     Examples:
       loomsight train anomaly twill/good --profile twill
-      loomsight train anomaly twill/good --profile twill --method memory+prediction+student --minutes 10
+      loomsight train anomaly twill/good --profile twill --method memory+prediction+bars+student --minutes 10
     """
     _check(("--minutes", minutes), seed=seed)
     names = methods_of(method)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import cv2
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.types import Picture
 
+SMALLER = 4
+"""How many times smaller a small picture is; and of so many rows and columns the light is read from one."""
 _BLOCK = 32  # pixels a side
-_SOME = 4  # where only parts are evened, the light is read from one row and column in so many
 _ROUNDS = 5  # of reweighting
 _CONTRAST = 40.0  # grey levels of half the stretched spread
 _MOST = 3.0  # times, that contrast is stretched at most: beyond it is the camera's noise
@@ -83,14 +85,22 @@ class Light:
             boxes: of each part top, left, bottom and right, within the picture.
         """
         height, width = image.shape[:2]
-        plane = _plane(image[::_SOME, ::_SOME], _BLOCK // _SOME)
+        plane = _plane(image[::SMALLER, ::SMALLER], _BLOCK // SMALLER)
         parts = []
         for top, left, bottom, right in boxes:
-            rows, columns = np.arange(top, bottom) / _SOME, np.arange(left, right) / _SOME
-            size = -(-height // _SOME), -(-width // _SOME)
+            rows, columns = np.arange(top, bottom) / SMALLER, np.arange(left, right) / SMALLER
+            size = -(-height // SMALLER), -(-width // SMALLER)
             field = np.exp(plane.at(rows, columns, size)).astype(np.float32)
             parts.append(self._evened(image[top:bottom, left:right], field))
         return parts
+
+    def even_small(self, image: Picture) -> Picture:
+        """The picture :data:`SMALLER` times smaller and under even light, for a share of its time."""
+        height, width = (max(1, side // SMALLER) for side in image.shape[:2])
+        small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        plane = _plane(image[::SMALLER, ::SMALLER], _BLOCK // SMALLER)
+        field = np.exp(plane.at(np.arange(height), np.arange(width), (height, width)))
+        return self._evened(small, field.astype(np.float32))
 
     def _evened(self, image: Picture, field: Float[NDArray[np.float32], "h w"]) -> Picture:
         middle = np.array(self.middle, np.float32)

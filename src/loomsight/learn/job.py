@@ -68,7 +68,11 @@ class LearnSettings(Config):
     seed: int = Field(0, ge=0)
     recipe: Recipe = Recipe()
     segmenter: SegmenterSettings = SegmenterSettings()
-    anomaly: tuple[MethodName, ...] = ("memory", "prediction")  # for what no label covers; empty: nothing
+    anomaly: tuple[MethodName, ...] = (
+        "memory",
+        "prediction",
+        "bars",
+    )  # for what no label covers; empty: nothing
     detector: DetectorSettings | None = None  # learned beside the segmenter, for boxes and types
 
 

@@ -105,7 +105,12 @@ def learn_normality(
 ) -> LearnedNormality:
     """Learn what good cloth looks like, in about so many seconds or steps, and look at what was held back."""
     progress = progress or Progress()
-    share = seconds / max(1, sum(name != "prediction" for name in methods))  # a prediction takes no time
-    fits = [fitting(name, steps=steps, seconds=share, seed=seed, progress=progress) for name in methods]
-    normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits)
+    trained = [name for name in methods if name not in ("prediction", "bars")]  # these two take no time
+    share = seconds / max(1, len(trained))
+    fits = [
+        fitting(name, steps=steps, seconds=share, seed=seed, progress=progress)
+        for name in methods
+        if name != "bars"
+    ]
+    normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits, bars="bars" in methods)
     return LearnedNormality.of(normality, cloth.judge, progress)

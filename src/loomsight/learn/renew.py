@@ -81,7 +81,7 @@ def teach(
             "nothing here can be taught",
             where=profile.folder,
             why="it has no memory of good cloth",
-            do="learn again with --anomaly memory+prediction",
+            do="learn again with --anomaly memory+prediction+bars",
         )
     camera, told = profile.camera(), []
     for lesson in lessons:

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from loomsight.anomaly.bars import NONE
 from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.normality import Normality
@@ -26,6 +27,8 @@ from loomsight.detection.joining import TileBoxes, join_tiles
 from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
+from loomsight.fabric.light import SMALLER
+from loomsight.fabric.regions import find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import UNKNOWN, Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
@@ -118,6 +121,10 @@ class SegmenterEngine:
             mosaic.put(number, pending.wait()[0][0])
         known = mosaic.known(needed)
         return mosaic.map * known, known
+
+    def bars(self, image: Picture, threshold: float) -> list[Box]:
+        """None: a segmenter looks for no bars, see :meth:`UnionEngine.bars`."""
+        return []
 
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
         """The scores of some tiles of each picture, which is corrected; the step divides the tiles' sides."""
@@ -281,6 +288,28 @@ class UnionEngine:
             image, tiles = drawn.popleft()
             strange = self._normality.look_at(image, tiles)
             yield [self._point.unite(own, *other) for own, other in zip(known, strange, strict=True)]
+
+    def bars(self, image: Picture, threshold: float) -> list[Box]:
+        """Boxes of the bars of a corrected picture that reach a score: of a gate, which sees too little."""
+        from scipy.special import expit
+
+        small = self._normality.bars(image)
+        if small is None or small.max() <= NONE:
+            return []
+        strange = np.asarray(expit(small), np.float32)
+        above = self._point.unite(np.zeros_like(strange), strange) >= threshold
+        height, width = image.shape[:2]
+        found = (region.box for region in find_regions(above.astype(np.float32), 0.5))
+        # the smaller picture is not smaller by exactly so much: a pixel of it more
+        return [
+            (
+                x0 * SMALLER,
+                y0 * SMALLER,
+                min((x1 + 1) * SMALLER, width),
+                min((y1 + 1) * SMALLER, height),
+            )
+            for x0, y0, x1, y1 in found
+        ]
 
     @property
     def runtime(self) -> str:

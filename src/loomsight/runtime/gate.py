@@ -8,9 +8,9 @@ threshold keeps all but the hundredth region that they find.
 1. The gate looks at the whole picture: a logit for each cell of 32 pixels.
 2. A *block* of 4 × 4 cells with one above the threshold *passes*: the networks have a quick look at it, with
    a little of its surroundings. Most of these are good all the same: they are nowhere near the threshold.
-3. Around a block where they are near it, they look once more, at the very tiles that they would see without
-   a gate: so the scores are the same. What is found is followed into the next tiles, so that no region is
-   cut off.
+3. Around a block where they are near it, and at bars, which are too wide for a gate and are looked for in all
+   cloth, they look once more, at the very tiles that they would see without a gate: so the scores are the
+   same. What is found is followed into the next tiles, so that no region is cut off.
 
 Every :data:`AUDIT`-th picture is looked at in full. So a line measures what the gate loses while it runs, and
 where it passes so much that it does not pay, it is switched off.
@@ -133,6 +133,8 @@ class FullEngine(Protocol):
 
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]: ...
 
+    def bars(self, image: Picture, threshold: float) -> Sequence[Box]: ...
+
     def corrected(self, image: Picture) -> Picture: ...
 
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]: ...
@@ -140,11 +142,12 @@ class FullEngine(Protocol):
 
 @dataclass
 class _Job:
-    """A picture as given and as corrected, which blocks of it passed, and whether all is looked at."""
+    """A picture as given and as corrected, what passed, its bars, and whether all is looked at."""
 
     given: Picture
     image: Picture
     passed: Bool[NDArray[np.bool_], "i j"]
+    bars: Sequence[Box]
     whole: bool = False
     tiles: list[Tile] = field(default_factory=list)
 
@@ -221,7 +224,7 @@ class GatedEngine:
 
     def _judged(self, given: Picture, image: Picture, pending: Pending) -> _Job:
         """Which blocks of a picture pass, and the tiles that they are looked at in."""
-        job = _Job(given, image, self._passing(pending))
+        job = _Job(given, image, self._passing(pending), self.full.bars(image, self._point[0]))
         small = min(image.shape[:2]) < SIDE
         job.whole = (self._audits and self._seen % AUDIT == 0) or small
         self._seen += 1
@@ -248,7 +251,7 @@ class GatedEngine:
         if job.whole:
             whole = self.full.score(job.given)
             if min(shape) >= SIDE:
-                self._check(whole, job.passed)
+                self._check(whole, job.passed | _blocks_of(job.bars, job.passed.shape))
             return Look.whole(whole)
         places = np.argwhere(job.passed)
         boxes = [
@@ -256,6 +259,7 @@ class GatedEngine:
             for (y, x), tile, score in zip(places, job.tiles, quick, strict=True)
             if own(image, int(y), int(x), tile, score).max() >= self._near
         ]
+        boxes += job.bars
         if not boxes:
             return Look(shape, None, False)
         for _ in range(_FOLLOWED):
@@ -314,6 +318,14 @@ def block_logits(cells: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.f
     below, beside = (-length % side for length in cells.shape)
     full = np.pad(cells, ((0, below), (0, beside)), constant_values=-np.inf)
     return np.asarray(full.reshape(full.shape[0] // side, side, -1, side).max((1, 3)), np.float32)
+
+
+def _blocks_of(boxes: Sequence[Box], shape: tuple[int, int]) -> Bool[NDArray[np.bool_], "i j"]:
+    """The blocks that boxes lie in."""
+    blocks = np.zeros(shape, np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        blocks[y0 // BLOCK : -(-y1 // BLOCK), x0 // BLOCK : -(-x1 // BLOCK)] = True
+    return blocks
 
 
 def lost_regions(

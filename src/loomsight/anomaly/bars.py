@@ -1,0 +1,147 @@
+"""Bars: whole bands of cloth that are a shade off, across the web or along it.
+
+In a weft bar, in barré or a reed mark each pixel and each yarn is as usual; only the level of a band differs
+from that of the cloth beside it.
+
+1. The picture is evened and made four times smaller, and cut into parts of up to 512 pixels.
+2. In each part the level of every row is read, as the median over pieces of 64 pixels: a spot, a hole or a
+   thread lies in one piece, a bar in all of them. The same is done of the columns.
+3. From the mean of a band of rows is taken that of the three times as wide band around it, for bands of three
+   widths (a difference of boxes; Bay et al., SURF, 2006).
+4. What remains is measured by the strangest band of good cloth, of each direction and width: selvedges and
+   uneven yarns are expected as far as good cloth has them. What is no stranger than that is no bar.
+
+It reads each pixel once, so that it can look at all cloth, also behind a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loomsight.fabric.images import to_grey
+from loomsight.fabric.types import Picture
+
+_WIDTHS = (5, 9, 17)  # rows of the smaller picture: of 20, 36 and 68 pixels
+_AROUND = 3  # times as wide is what a band is compared with
+_PART, _PIECE = 128, 16  # pixels of the smaller picture
+_SHORTEST = 0.75  # of the parts learned from: in shorter ones levels are noisier
+_LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
+_RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
+_ARRAYS = ("highest", "squares", "counts", "lengths")
+_FROM, _STEEP = 1.25, 2.0  # a band so many times as strange as good cloth's strangest scores one half
+NONE = -20.0
+"""The logit where there is no bar."""
+
+
+class Bars:
+    """What bands of good cloth are like; made by :meth:`fit`, or from :meth:`to_arrays`.
+
+    Args:
+        highest: by how much the strangest band of rows, and of columns, of each width differs, grey levels.
+        squares: the sums of the squares of all; counts: of how many, of rows and of columns.
+        lengths: of the rows and the columns that they were read from, pixels of the smaller picture.
+    """
+
+    name = "bars"
+
+    def __init__(
+        self,
+        highest: Float[NDArray[np.floating], "2 widths"],
+        squares: Float[NDArray[np.floating], "2 widths"],
+        counts: Float[NDArray[np.floating], " 2"],
+        lengths: Float[NDArray[np.floating], " 2"],
+    ) -> None:
+        self._highest, self._squares, self._counts, self._lengths = highest, squares, counts, lengths
+
+    @classmethod
+    def fit(cls, good: Iterable[Picture]) -> Self:
+        """From pictures of good cloth as :meth:`loomsight.fabric.light.Light.even_small` gives them."""
+        each = 2, len(_WIDTHS)
+        made = cls(np.full(each, _LEAST), np.zeros(each), np.zeros(2), np.full(2, np.inf))
+        made.add(good)
+        return made
+
+    def add(self, good: Iterable[Picture]) -> None:
+        """Expect what more good cloth has, too."""
+        for small in good:
+            for _, _, part in _parts(small):
+                self._lengths = np.minimum(self._lengths, part.shape[::-1])
+                for direction, seen in enumerate((part, part.T)):
+                    bands = np.abs(_bands(seen))
+                    self._highest[direction] = np.maximum(self._highest[direction], bands.max(1))
+                    self._squares[direction] += (bands * bands).sum(1)
+                    self._counts[direction] += bands.shape[1]
+
+    @property
+    def limits(self) -> Float[NDArray[np.floating], "2 widths"]:
+        """What is expected at most of rows and of columns, for each width: grey levels."""
+        usual = np.sqrt(self._squares / np.maximum(self._counts, 1)[:, None])
+        return np.asarray(np.maximum(self._highest, _RARE * usual), np.float32)
+
+    def strangeness(self, small: Picture) -> Float[NDArray[np.float32], "i j"]:
+        """The logit of each place of a smaller picture; :data:`NONE` where good cloth has stranger bands.
+
+        Args:
+            small: uint8, see :meth:`fit`.
+        """
+        times = np.zeros(small.shape[:2], np.float32)
+        for rows, columns, part in _parts(small):
+            own = times[rows, columns]
+            for seen, into, limits, length in zip(
+                (part, part.T), (own, own.T), self.limits, self._lengths, strict=True
+            ):
+                if seen.shape[1] >= _SHORTEST * length:
+                    said = (np.abs(_bands(seen)) / limits[:, None]).max(0)
+                    np.maximum(into, said[:, None], out=into)
+        return np.where(times > 1, (times - _FROM) * _STEEP, np.float32(NONE)).astype(np.float32)
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """All that it knows, as plain arrays."""
+        known = self._highest, self._squares, self._counts, self._lengths
+        return {name: np.array(own, np.float32) for name, own in zip(_ARRAYS, known, strict=True)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The same again.
+
+        Raises:
+            KeyError, ValueError: these are not its arrays.
+        """
+        known = [np.array(arrays[name], np.float64) for name in _ARRAYS]
+        if [own.shape for own in known] != [(2, len(_WIDTHS))] * 2 + [(2,)] * 2 or not (known[0] > 0).all():
+            raise ValueError(f"bars of shape {known[0].shape}")
+        return cls(*known)
+
+
+def _parts(small: Picture) -> Iterator[tuple[slice, slice, Float[NDArray[np.float32], "i j"]]]:
+    """The parts of a picture, as even as may be: rows, columns, and grey levels."""
+    grey = to_grey(small).astype(np.float32)
+    for rows in _cuts(grey.shape[0]):
+        for columns in _cuts(grey.shape[1]):
+            yield rows, columns, grey[rows, columns]
+
+
+def _cuts(length: int) -> list[slice]:
+    edges = np.linspace(0, length, -(-length // _PART) + 1).astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "widths i"]:
+    """By how much each band of rows differs from the cloth around it."""
+    pieces = np.array_split(part, max(1, round(part.shape[1] / _PIECE)), axis=1)
+    level = np.median([piece.mean(1) for piece in pieces], axis=0).astype(np.float32)
+    return np.stack([_mean(level, width) - _mean(level, _AROUND * width) for width in _WIDTHS])
+
+
+def _mean(level: Float[NDArray[np.float32], " i"], width: int) -> Float[NDArray[np.float32], " i"]:
+    """Of so many rows around each; mirrored at the ends."""
+    return np.asarray(
+        cv2.blur(level[:, None], (1, width), borderType=cv2.BORDER_REFLECT_101)[:, 0], np.float32
+    )

@@ -1,0 +1,118 @@
+"""Bars: a band across the web that is a shade off is found, what is smaller or was there before is none."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from loomsight.anomaly.bars import NONE, Bars
+from loomsight.anomaly.normality import Normality
+from loomsight.anomaly.prediction import Prediction
+from loomsight.fabric.light import SMALLER, Light
+from loomsight.fabric.types import Picture
+
+SIZE = 256, 640
+
+
+def cloth(seed: int, size: tuple[int, int] = SIZE) -> Picture:
+    """Uneven picks and ends, and grain."""
+    rng = np.random.default_rng(seed)
+    picks, ends = (rng.normal(0, 6, (n // 4 + 1)).repeat(4)[:n] for n in size)
+    grey = 120 + picks[:, None] + ends[None, :] + rng.normal(0, 8, size)
+    return np.asarray(grey.clip(0, 255), np.uint8)
+
+
+GOOD = [cloth(seed) for seed in range(8)]
+LIGHT = Light.of(GOOD)
+
+
+def small(pictures: list[Picture]) -> Iterator[Picture]:
+    return map(LIGHT.even_small, pictures)
+
+
+def said(bars: Bars, image: Picture) -> Picture:
+    """Whether each place of the picture is in a bar, by far."""
+    where = (bars.strangeness(LIGHT.even_small(image)) > 1).astype(np.uint8)
+    return np.asarray(cv2.resize(where, image.shape[::-1], interpolation=cv2.INTER_NEAREST))
+
+
+def darker(rows: slice, columns: slice = slice(None), by: int = 14) -> Picture:
+    image = cloth(20)
+    image[rows, columns] -= np.uint8(by)
+    return image
+
+
+def test_a_bar_across_the_web_is_found_where_it_lies() -> None:
+    found = said(Bars.fit(small(GOOD)), darker(slice(100, 140), by=24))
+    assert found[108:132].mean() > 0.9
+    assert found[:80].mean() == found[160:].mean() == 0
+
+
+def test_a_reed_mark_along_the_web_is_found() -> None:
+    found = said(Bars.fit(small(GOOD)), darker(slice(None), slice(300, 324), by=40))
+    assert found[:, 306:318].mean() > 0.9
+    assert found[:, :260].mean() == found[:, 360:].mean() == 0
+
+
+def test_good_cloth_and_a_spot_are_no_bar() -> None:
+    bars = Bars.fit(small(GOOD))
+    assert not any(said(bars, cloth(seed)).any() for seed in range(30, 50))
+    assert not said(bars, darker(slice(100, 140), slice(200, 240), by=100)).any()
+
+
+def test_what_more_good_cloth_has_is_expected_then() -> None:
+    bars, barred = Bars.fit(small(GOOD)), darker(slice(100, 140))
+    assert said(bars, barred).any()
+    bars.add(small([darker(slice(60, 100))]))
+    assert not said(bars, barred).any()
+
+
+def test_parts_that_are_shorter_than_what_was_learned_from_are_not_judged() -> None:
+    bars = Bars.fit(small([cloth(seed, (256, 512)) for seed in range(4)]))
+    wide, narrow = cloth(9, (256, 512)), cloth(9, (256, 200))
+    for image in (wide, narrow):
+        image[100:140] -= np.uint8(40)
+    assert said(bars, wide)[110:130].all()
+    assert not said(bars, narrow)[110:130].any()
+
+
+def test_light_from_one_side_and_another_lamp_are_no_bar() -> None:
+    bars = Bars.fit(small(GOOD))
+    slope = np.linspace(0.8, 1.2, SIZE[0])[:, None]
+    for seed in range(60, 66):
+        assert not said(bars, np.asarray((cloth(seed) * slope).clip(0, 255), np.uint8)).any()
+        assert not said(bars, np.asarray(cloth(seed) * 0.7, np.uint8)).any()
+
+
+def test_it_is_the_same_again_from_its_arrays() -> None:
+    bars, image = Bars.fit(small(GOOD)), LIGHT.even_small(darker(slice(100, 140)))
+    again = Bars.from_arrays(bars.to_arrays())
+    assert (again.strangeness(image) == bars.strangeness(image)).all()
+    with pytest.raises(ValueError, match="shape"):
+        Bars.from_arrays({name: np.ones(2) for name in ("highest", "squares", "counts", "lengths")})
+    with pytest.raises(KeyError):
+        Bars.from_arrays({})
+
+
+def test_a_normality_with_bars_finds_them_and_one_without_does_not() -> None:
+    image = darker(slice(100, 140))
+    with_bars, without = (Normality.fit(GOOD, methods=[Prediction.fit], bars=bars) for bars in (True, False))
+    assert with_bars.methods == ("prediction", "bars")
+    assert without.methods == ("prediction",)
+    rows = with_bars.score(image)[108:132]
+    assert (rows > 0.5).mean() > 0.9
+    assert (without.score(image)[108:132] > 0.5).mean() < 0.1
+    # far from it hardly anything changes, and in parts of the picture it is the same
+    assert np.median(np.abs(with_bars.score(image) - without.score(image))[:60]) == 0
+    score, _, known = with_bars.look_where(image, [(0, 100, 100, 140)])
+    assert known[108:132, :100].all()
+    assert (score[108:132, :100] > 0.5).mean() > 0.9
+    again = Normality.from_arrays(with_bars.to_arrays())
+    assert (again.score(image) == with_bars.score(image)).all()
+    assert again.methods == with_bars.methods
+
+
+def test_no_bar_is_said_as_such() -> None:
+    assert (Bars.fit(small(GOOD)).strangeness(LIGHT.even_small(GOOD[0])) == NONE).all()
+    assert SIZE[0] // SMALLER == LIGHT.even_small(GOOD[0]).shape[0]
