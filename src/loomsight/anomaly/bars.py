@@ -5,7 +5,8 @@ from that of the cloth beside it.
 
 1. The picture is evened and made four times smaller, and cut into parts of up to 512 pixels.
 2. In each part the level of every row is read, as the median over pieces of 64 pixels: a spot, a hole or a
-   thread lies in one piece, a bar in all of them. The same is done of the columns.
+   thread lies in one piece, a bar in all of them. The same is done of the columns. What is far brighter or
+   darker than cloth, the machine beside it, is left out.
 3. From the mean of a band of rows is taken that of the three times as wide band around it, for bands of three
    widths (a difference of boxes; Bay et al., SURF, 2006).
 4. What remains is measured by the strangest band of good cloth, of each direction and width: selvedges and
@@ -31,11 +32,14 @@ from loomsight.fabric.types import Picture
 _WIDTHS = (5, 9, 17)  # rows of the smaller picture: of 20, 36 and 68 pixels
 _AROUND = 3  # times as wide is what a band is compared with
 _PART, _PIECE = 128, 16  # pixels of the smaller picture
+_MIDDLE, _OFF = 127.5, 80.0  # grey levels of evened cloth, of which two thirds lie within 40
+_FLANK = 0.5  # of what differs most around: what differs by less is the cloth beside it
 _SHORTEST = 0.75  # of the parts learned from: in shorter ones levels are noisier
 _LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
 _RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
 _ARRAYS = ("highest", "squares", "counts", "lengths")
 _FROM, _STEEP = 1.25, 2.0  # a band so many times as strange as good cloth's strangest scores one half
+_MOST = 1.5  # a logit: it is known of whole rows alone, so that what is found in its place comes first
 NONE = -20.0
 """The logit where there is no bar."""
 
@@ -74,7 +78,7 @@ class Bars:
             for _, _, part in _parts(small):
                 self._lengths = np.minimum(self._lengths, part.shape[::-1])
                 for direction, seen in enumerate((part, part.T)):
-                    bands = np.abs(_bands(seen))
+                    bands = _bands(seen)
                     self._highest[direction] = np.maximum(self._highest[direction], bands.max(1))
                     self._squares[direction] += (bands * bands).sum(1)
                     self._counts[direction] += bands.shape[1]
@@ -98,9 +102,10 @@ class Bars:
                 (part, part.T), (own, own.T), self.limits, self._lengths, strict=True
             ):
                 if seen.shape[1] >= _SHORTEST * length:
-                    said = (np.abs(_bands(seen)) / limits[:, None]).max(0)
+                    said = (_peaks(_bands(seen)) / limits[:, None]).max(0)
                     np.maximum(into, said[:, None], out=into)
-        return np.where(times > 1, (times - _FROM) * _STEEP, np.float32(NONE)).astype(np.float32)
+        logit = np.minimum((times - _FROM) * _STEEP, _MOST)
+        return np.where(times > 1, logit, np.float32(NONE)).astype(np.float32)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
@@ -134,14 +139,37 @@ def _cuts(length: int) -> list[slice]:
 
 
 def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "widths i"]:
-    """By how much each band of rows differs from the cloth around it."""
+    """By how much each band of rows differs from the cloth around it; 0 where there is no cloth."""
     pieces = np.array_split(part, max(1, round(part.shape[1] / _PIECE)), axis=1)
-    level = np.median([piece.mean(1) for piece in pieces], axis=0).astype(np.float32)
-    return np.stack([_mean(level, width) - _mean(level, _AROUND * width) for width in _WIDTHS])
+    levels = np.stack([piece.mean(1) for piece in pieces])
+    cloth = np.abs(levels - _MIDDLE) <= _OFF
+    here = cloth.mean(1) > 0.5  # the pieces that are cloth, not the margin beside it
+    if not here.any():
+        return np.zeros((len(_WIDTHS), part.shape[0]), np.float32)
+    # Each piece counts from its own level: a selvedge is no bar across the rows.
+    level = np.median(levels[here] - np.median(levels[here], axis=1, keepdims=True), axis=0)
+    sure = (cloth[here].mean(0) > 0.5).astype(np.float32)
+    level = np.asarray(level, np.float32) * sure
+    bands = [_mean(level, sure, width) - _mean(level, sure, _AROUND * width) for width in _WIDTHS]
+    return np.asarray(np.abs(bands) * sure, np.float32)
 
 
-def _mean(level: Float[NDArray[np.float32], " i"], width: int) -> Float[NDArray[np.float32], " i"]:
-    """Of so many rows around each; mirrored at the ends."""
-    return np.asarray(
-        cv2.blur(level[:, None], (1, width), borderType=cv2.BORDER_REFLECT_101)[:, 0], np.float32
+def _peaks(bands: Float[NDArray[np.float32], "widths i"]) -> Float[NDArray[np.float32], "widths i"]:
+    """The same without the cloth beside a strong bar, which differs from what is around it, too, by less."""
+    strong = [_highest(band, _AROUND * width) for band, width in zip(bands, _WIDTHS, strict=True)]
+    return np.where(bands > _FLANK * np.stack(strong), bands, 0).astype(np.float32)
+
+
+def _mean(
+    level: Float[NDArray[np.float32], " i"], sure: Float[NDArray[np.float32], " i"], width: int
+) -> Float[NDArray[np.float32], " i"]:
+    """Of so many rows around each, of those that are cloth; mirrored at the ends."""
+    sums, counts = (
+        cv2.blur(own[:, None], (1, width), borderType=cv2.BORDER_REFLECT_101)[:, 0] for own in (level, sure)
     )
+    return np.asarray(sums / np.maximum(counts, 1e-6), np.float32)
+
+
+def _highest(band: Float[NDArray[np.float32], " i"], width: int) -> Float[NDArray[np.float32], " i"]:
+    """The highest of so many rows around each."""
+    return np.asarray(cv2.dilate(band[:, None], np.ones((width, 1), np.uint8))[:, 0], np.float32)
