@@ -1,16 +1,22 @@
 """Bars: a band across the web that is a shade off is found, what is smaller or was there before is none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
 import pytest
 
 from loomsight.anomaly.bars import NONE, Bars
+from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.normality import Normality
 from loomsight.anomaly.prediction import Prediction
 from loomsight.fabric.light import SMALLER, Light
-from loomsight.fabric.types import Picture
+from loomsight.fabric.regions import Grouping, find_regions
+from loomsight.fabric.tiles import Tile, cut
+from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
+from loomsight.runtime.compiled import Ready, Tiles
+from loomsight.runtime.engine import UnionEngine
+from loomsight.runtime.gate import CELL, GatedEngine
 
 SIZE = 256, 640
 
@@ -125,3 +131,48 @@ def test_a_margin_beside_the_cloth_is_no_bar_and_hides_none() -> None:
     found = said(bars, image)
     assert found[108:132, 340:].mean() > 0.9
     assert found[:60].mean() + found[180:].mean() < 0.1
+
+
+class Blind:
+    """A segmenter that finds nothing."""
+
+    runtime = "test"
+
+    def score(self, image: Picture) -> ScoreMap:
+        return np.full(image.shape[:2], 0.01, np.float32)
+
+    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+        return map(self.score, images)
+
+    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]:
+        return self.score(image), np.ones(image.shape[:2], np.bool_)
+
+    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+        return ([self.score(cut(image, tile)) for tile in tiles] for image, tiles in jobs)
+
+    def corrected(self, image: Picture) -> Picture:
+        return image
+
+
+class Shut:
+    """A gate that lets everything pass as good."""
+
+    runtime, step, depth = "test", CELL, 2
+
+    def start(self, tiles: Tiles) -> Ready:
+        return Ready((np.full((1, tiles.shape[1] // CELL, tiles.shape[2] // CELL), -9, np.float32),))
+
+
+def test_behind_a_gate_that_sees_no_bar_the_union_finds_it_all_the_same() -> None:
+    normality = Normality.fit(GOOD, methods=[Prediction.fit])
+    union = UnionEngine(Blind(), normality, UnionPoint(0.5, 1.0, 0.6, 1.0))  # type: ignore[arg-type]
+    grouping = Grouping(200, 5)
+    gated = GatedEngine(Shut(), 0.0, 0.3, 1, union, point=(0.5, grouping), audits=False)
+    barred, good = darker(slice(100, 140), by=16), cloth(21)
+    bar = max(find_regions(union.score(barred), 0.5, grouping), key=lambda region: region.area)
+    assert bar.box[2] - bar.box[0] > 600
+    barred_look, good_look = gated.looks([barred, good])
+    found = max(barred_look.regions(0.5, grouping), key=lambda region: region.area)
+    assert np.abs(np.subtract(found.box, bar.box)).max() <= 4
+    assert good_look.score is None
+    assert union.bars(good, 0.5) == []

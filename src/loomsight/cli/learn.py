@@ -120,7 +120,7 @@ def learn(
         str | None,
         typer.Option(
             help=f"What looks for defects that nobody has seen, joined by +: {', '.join(METHODS)}; or none. "
-            "memory+prediction+bars if not given; prediction alone is faster.",
+            "memory+prediction+bars if not given; prediction+bars is faster.",
             show_default=False,
         ),
     ] = None,

@@ -174,7 +174,7 @@ def anomaly(
     """Learn good cloth, for the defects that nobody labelled.
 
     What a profile has for that is replaced, and its threshold set anew on a quarter of this cloth; its
-    network stays. Memory and prediction find most (see docs/benchmarks.md); the student is the fastest
+    network stays. Memory, prediction and bars find most (see docs/benchmarks.md); the student is the fastest
     network, the two GANs are there for comparison.
 
     Examples:
