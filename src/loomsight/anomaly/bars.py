@@ -140,8 +140,8 @@ def _cuts(length: int) -> list[slice]:
 
 def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "widths i"]:
     """By how much each band of rows differs from the cloth around it; 0 where there is no cloth."""
-    pieces = np.array_split(part, max(1, round(part.shape[1] / _PIECE)), axis=1)
-    levels = np.stack([piece.mean(1) for piece in pieces])
+    pieces = max(1, round(part.shape[1] / _PIECE))
+    levels = cv2.resize(part, (pieces, part.shape[0]), interpolation=cv2.INTER_AREA).reshape(-1, pieces).T
     cloth = np.abs(levels - _MIDDLE) <= _OFF
     here = cloth.mean(1) > 0.5  # the pieces that are cloth, not the margin beside it
     if not here.any():
@@ -149,8 +149,8 @@ def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32]
     # Each piece counts from its own level: a selvedge is no bar across the rows.
     level = np.median(levels[here] - np.median(levels[here], axis=1, keepdims=True), axis=0)
     sure = (cloth[here].mean(0) > 0.5).astype(np.float32)
-    level = np.asarray(level, np.float32) * sure
-    bands = [_mean(level, sure, width) - _mean(level, sure, _AROUND * width) for width in _WIDTHS]
+    both = np.stack([level * sure, sure], axis=1).astype(np.float32)
+    bands = [_mean(both, width) - _mean(both, _AROUND * width) for width in _WIDTHS]
     return np.asarray(np.abs(bands) * sure, np.float32)
 
 
@@ -160,13 +160,13 @@ def _peaks(bands: Float[NDArray[np.float32], "widths i"]) -> Float[NDArray[np.fl
     return np.where(bands > _FLANK * np.stack(strong), bands, 0).astype(np.float32)
 
 
-def _mean(
-    level: Float[NDArray[np.float32], " i"], sure: Float[NDArray[np.float32], " i"], width: int
-) -> Float[NDArray[np.float32], " i"]:
-    """Of so many rows around each, of those that are cloth; mirrored at the ends."""
-    sums, counts = (
-        cv2.blur(own[:, None], (1, width), borderType=cv2.BORDER_REFLECT_101)[:, 0] for own in (level, sure)
-    )
+def _mean(both: Float[NDArray[np.float32], "i 2"], width: int) -> Float[NDArray[np.float32], " i"]:
+    """Of so many rows around each, of those that are cloth; mirrored at the ends.
+
+    Args:
+        both: the level of each row, 0 where it is no cloth; and whether it is.
+    """
+    sums, counts = cv2.blur(both, (1, width), borderType=cv2.BORDER_REFLECT_101).T
     return np.asarray(sums / np.maximum(counts, 1e-6), np.float32)
 
 
