@@ -362,7 +362,7 @@ def test_a_profile_knows_what_good_cloth_looks_like(learned: tuple[Profile, list
     normality, card = profile.normality(), profile.card.normality
     assert normality is not None
     assert card is not None
-    assert normality.methods == card.methods == ("memory", "prediction")
+    assert normality.methods == card.methods == ("memory", "prediction", "bars")
     cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
     cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
     strange = normality.score(cloth)
