@@ -6,10 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from loomsight.anomaly import methods_of
 from loomsight.anomaly.bars import NONE, Bars
 from loomsight.anomaly.calibration import UnionPoint
 from loomsight.anomaly.normality import Normality
 from loomsight.anomaly.prediction import Prediction
+from loomsight.errors import UsageError
 from loomsight.fabric.light import SMALLER, Light
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Tile, cut
@@ -176,3 +178,9 @@ def test_behind_a_gate_that_sees_no_bar_the_union_finds_it_all_the_same() -> Non
     assert np.abs(np.subtract(found.box, bar.box)).max() <= 4
     assert good_look.score is None
     assert union.bars(good, 0.5) == []
+
+
+def test_bars_alone_are_refused_in_a_line() -> None:
+    assert methods_of("bars+prediction") == ("prediction", "bars")
+    with pytest.raises(UsageError, match="bars alone"):
+        methods_of("bars")

@@ -323,7 +323,7 @@ def _strangeness(learned: Learned) -> list[tuple[str, str]]:
     return [
         (
             "What no label covers",
-            f"by {' and '.join(learned.normality.normality.methods)} of the good cloth; threshold "
+            f"by {', '.join(learned.normality.normality.methods)} of the good cloth; threshold "
             f"{union.strangeness:.4f}, the network's {union.segmenter:.6f}, both together as above",
         )
     ]
