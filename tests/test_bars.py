@@ -1,6 +1,7 @@
 """Bars: a band across the web that is a shade off is found, what is smaller or was there before is none."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,6 +120,10 @@ def test_a_normality_with_bars_finds_them_and_one_without_does_not() -> None:
     again = Normality.from_arrays(with_bars.to_arrays())
     assert (again.score(image) == with_bars.score(image)).all()
     assert again.methods == with_bars.methods
+    broken = with_bars.to_arrays()
+    del broken["bars.counts"]
+    with pytest.raises(ValueError, match="counts"):
+        Normality.from_arrays(broken)
 
 
 def test_no_bar_is_said_as_such() -> None:
@@ -182,5 +187,22 @@ def test_behind_a_gate_that_sees_no_bar_the_union_finds_it_all_the_same() -> Non
 
 def test_bars_alone_are_refused_in_a_line() -> None:
     assert methods_of("bars+prediction") == ("prediction", "bars")
-    with pytest.raises(UsageError, match="bars alone"):
-        methods_of("bars")
+    for text in ("bars", "bars+bars"):
+        with pytest.raises(UsageError, match="bars alone"):
+            methods_of(text)
+
+
+def test_pictures_are_asked_for_one_by_one_and_never_held_all_at_once() -> None:
+    class Folder(Sequence[Picture]):
+        def __len__(self) -> int:
+            return len(GOOD)
+
+        def __getitem__(self, index: Any) -> Any:
+            return GOOD[index]
+
+        def __iter__(self) -> Iterator[Picture]:
+            raise AssertionError("all of them are read")
+
+    folder = Folder()
+    normality = Normality.fit(folder, held=folder, methods=[Prediction.fit])
+    assert "bars" in normality.methods

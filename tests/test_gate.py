@@ -51,7 +51,7 @@ class Dark:
             yield [self.score(cut(image, tile)) for tile in tiles]
 
     def bars(self, image: Picture, threshold: float) -> list[Box]:
-        """A row that is darker than half of the others by little."""
+        """A box around the rows that are darker than the picture by 30 grey levels."""
         rows = np.flatnonzero(image.mean(1) < image.mean() - 30)
         return [(0, int(rows[0]), image.shape[1], int(rows[-1]) + 1)] if len(rows) else []
 
@@ -78,10 +78,6 @@ class Gate:
 
 def gated(full: Dark, **more: float) -> GatedEngine:
     return GatedEngine(Gate(), 0.0, 0.3, 1, full, point=POINT, **more)  # type: ignore[arg-type]
-
-
-def gated_at(cell: float, near: float) -> GatedEngine:
-    return GatedEngine(Gate(), cell, near, 1, Dark(), point=POINT)
 
 
 def good(height: int = 768, width: int = 1024) -> Picture:
@@ -320,7 +316,7 @@ def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
     lowered = with_cloth(cloth)
     assert 38 < lowered.cell < 38.001
     assert 0.38 < lowered.near < 0.38001
-    assert gated_at(lowered.cell, lowered.near).passed(cloth).sum() == 0
+    assert GatedEngine(Gate(), lowered.cell, lowered.near, 1, Dark(), point=POINT).passed(cloth).sum() == 0
     # of so little cloth it is not known how little passes
     assert with_cloth(cloth[:1024, :1024]) == set_on_defects
 

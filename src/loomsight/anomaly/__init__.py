@@ -20,6 +20,6 @@ def methods_of(text: str) -> tuple[MethodName, ...]:
     unknown = [word for word in words if word not in METHODS]
     if unknown:
         raise UsageError("no such method", where=unknown[0] or text, why=f"there are {', '.join(METHODS)}")
-    if words == ["bars"]:
+    if set(words) == {"bars"}:
         raise UsageError("bars alone find nothing else", do="put them beside another: prediction+bars")
     return tuple(name for name in METHODS if name in words)

@@ -95,11 +95,11 @@ class Bars:
         Args:
             small: uint8, see :meth:`fit`.
         """
-        times = np.zeros(small.shape[:2], np.float32)
+        times, expected = np.zeros(small.shape[:2], np.float32), self.limits
         for rows, columns, part in _parts(small):
             own = times[rows, columns]
             for seen, into, limits, length in zip(
-                (part, part.T), (own, own.T), self.limits, self._lengths, strict=True
+                (part, part.T), (own, own.T), expected, self._lengths, strict=True
             ):
                 if seen.shape[1] >= _SHORTEST * length:
                     said = (_peaks(_bands(seen)) / limits[:, None]).max(0)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import cv2
@@ -175,10 +175,13 @@ class Normality:
 
         Raises:
             DatasetError: there is no picture.
+            ValueError: there is no method; bars alone find nothing else.
             WeightsError: a network's weights are missing.
         """
         if not len(good):
             raise DatasetError("no good cloth to learn from")
+        if not methods:
+            raise ValueError("a normality without a method")
         light = Light.of(good[i] for i in _spread(len(good), _LIGHT))
         even = _Even(light, good)
         made = [learn(even) for learn in methods]
@@ -198,7 +201,7 @@ class Normality:
             made,
             expected,
             float(np.median(np.mean(beyond, axis=0))),
-            Bars.fit(_small(light, [*good, *held])) if bars else None,
+            Bars.fit(chain(_small(light, good), _small(light, held))) if bars else None,
         )
 
     @property
@@ -358,6 +361,7 @@ class Normality:
             methods: list[Method] = []
             expected = []
             bars = _own(arrays, "bars")
+            found = Bars.from_arrays(bars) if bars else None
             for name, build in _BUILD.items():
                 own = _own(arrays, name)
                 if own:
@@ -367,7 +371,6 @@ class Normality:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
             raise ValueError("a normality without a method")
-        found = Bars.from_arrays(bars) if bars else None
         return cls(Light((red, green, blue), spread), methods, expected, typical, found)
 
     def _memory(self) -> Memory:

@@ -72,7 +72,7 @@ class LearnSettings(Config):
         "memory",
         "prediction",
         "bars",
-    )  # for what no label covers; empty: nothing
+    )  # for what no label covers; may be empty
     detector: DetectorSettings | None = None  # learned beside the segmenter, for boxes and types
 
 
