@@ -86,12 +86,25 @@ def test_parts_that_are_shorter_than_what_was_learned_from_are_not_judged() -> N
     assert not said(bars, narrow)[110:130].any()
 
 
-def test_light_from_one_side_and_another_lamp_are_no_bar() -> None:
+def test_light_from_one_side_and_another_lamp_add_no_bar() -> None:
     bars = Bars.fit(small(GOOD))
     slope = np.linspace(0.8, 1.2, SIZE[0])[:, None]
     for seed in range(60, 66):
-        assert not said(bars, np.asarray((cloth(seed) * slope).clip(0, 255), np.uint8)).any()
-        assert not said(bars, np.asarray(cloth(seed) * 0.7, np.uint8)).any()
+        image = cloth(seed)
+        plain, *lit = (
+            max(0.0, float(bars.strangeness(LIGHT.even_small(one)).max()))
+            for one in (image, (image * slope).clip(0, 255).astype(np.uint8), (image * 0.7).astype(np.uint8))
+        )
+        assert max(lit) <= plain + 0.4
+
+
+def test_the_cloth_between_two_bars_and_beside_them_is_none() -> None:
+    image = darker(slice(60, 92), by=16)
+    image[124:156] -= np.uint8(16)
+    found = said(Bars.fit(small(GOOD)), image)
+    assert found[66:86].mean() > 0.9
+    assert found[130:150].mean() > 0.8
+    assert found[100:116].mean() == found[200:].mean() == 0
 
 
 def test_it_is_the_same_again_from_its_arrays() -> None:

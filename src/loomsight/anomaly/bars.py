@@ -7,9 +7,10 @@ from that of the cloth beside it.
 2. In each part the level of every row is read, as the median over pieces of 64 pixels: a spot, a hole or a
    thread lies in one piece, a bar in all of them. The same is done of the columns. What is far brighter or
    darker than cloth, the machine beside it, is left out.
-3. From the mean of a band of rows is taken that of the three times as wide band around it, for bands of three
-   widths (a difference of boxes; Bay et al., SURF, 2006).
-4. What remains is measured by the strangest band of good cloth, of each direction and width: selvedges and
+3. A band of rows, of three widths, differs as far as it does both from the three times as wide band around it
+   and, to the same side, from the median of the part: not as the light does, which changes slowly, and not as
+   good cloth beside a bar, which only differs from the bar.
+4. That is measured by the strangest band of good cloth, of each direction and width: selvedges and
    uneven yarns are expected as far as good cloth has them. What is no stranger than that is no bar.
 
 It reads each pixel once, so that it can look at all cloth, also behind a gate.
@@ -33,7 +34,6 @@ _WIDTHS = (5, 9, 17)  # rows of the smaller picture: of 20, 36 and 68 pixels
 _AROUND = 3  # times as wide is what a band is compared with
 _PART, _PIECE = 128, 16  # pixels of the smaller picture
 _MIDDLE, _OFF = 127.5, 80.0  # grey levels of evened cloth, of which two thirds lie within 40
-_FLANK = 0.5  # of what differs most around: what differs by less is the cloth beside it
 _SHORTEST = 0.75  # of the parts learned from: in shorter ones levels are noisier
 _LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
 _RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
@@ -102,7 +102,7 @@ class Bars:
                 (part, part.T), (own, own.T), expected, self._lengths, strict=True
             ):
                 if seen.shape[1] >= _SHORTEST * length:
-                    said = (_peaks(_bands(seen)) / limits[:, None]).max(0)
+                    said = (_bands(seen) / limits[:, None]).max(0)
                     np.maximum(into, said[:, None], out=into)
         logit = np.minimum((times - _FROM) * _STEEP, _MOST)
         return np.where(times > 1, logit, np.float32(NONE)).astype(np.float32)
@@ -150,14 +150,10 @@ def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32]
     level = np.median(levels[here] - np.median(levels[here], axis=1, keepdims=True), axis=0)
     sure = (cloth[here].mean(0) > 0.5).astype(np.float32)
     both = np.stack([level * sure, sure], axis=1).astype(np.float32)
-    bands = [_mean(both, width) - _mean(both, _AROUND * width) for width in _WIDTHS]
-    return np.asarray(np.abs(bands) * sure, np.float32)
-
-
-def _peaks(bands: Float[NDArray[np.float32], "widths i"]) -> Float[NDArray[np.float32], "widths i"]:
-    """The same without the cloth beside a strong bar, which differs from what is around it, too, by less."""
-    strong = [_highest(band, _AROUND * width) for band, width in zip(bands, _WIDTHS, strict=True)]
-    return np.where(bands > _FLANK * np.stack(strong), bands, 0).astype(np.float32)
+    own = np.stack([_mean(both, width) for width in _WIDTHS])
+    off = own - np.stack([_mean(both, _AROUND * width) for width in _WIDTHS])
+    # Cloth beside a bar, and between two, differs from what is around it, but not from most of the cloth.
+    return np.asarray(np.where(own * off > 0, np.minimum(np.abs(own), np.abs(off)), 0) * sure, np.float32)
 
 
 def _mean(both: Float[NDArray[np.float32], "i 2"], width: int) -> Float[NDArray[np.float32], " i"]:
@@ -168,8 +164,3 @@ def _mean(both: Float[NDArray[np.float32], "i 2"], width: int) -> Float[NDArray[
     """
     sums, counts = cv2.blur(both, (1, width), borderType=cv2.BORDER_REFLECT_101).T
     return np.asarray(sums / np.maximum(counts, 1e-6), np.float32)
-
-
-def _highest(band: Float[NDArray[np.float32], " i"], width: int) -> Float[NDArray[np.float32], " i"]:
-    """The highest of so many rows around each."""
-    return np.asarray(cv2.dilate(band[:, None], np.ones((width, 1), np.uint8))[:, 0], np.float32)
