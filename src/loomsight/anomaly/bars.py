@@ -11,7 +11,8 @@ from that of the cloth beside it.
    and, to the same side, from the median of the part: not as the light does, which changes slowly, and not as
    good cloth beside a bar, which only differs from the bar.
 4. That is measured by the strangest band of good cloth, of each direction and width: selvedges and
-   uneven yarns are expected as far as good cloth has them. What is no stranger than that is no bar.
+   uneven yarns are expected as far as good cloth has them. What is no stranger than that is no bar. What
+   lies between two bands, with no room for a third, is one bar with them.
 
 It reads each pixel once, so that it can look at all cloth, also behind a gate.
 """
@@ -34,6 +35,7 @@ _WIDTHS = (5, 9, 17)  # rows of the smaller picture: of 20, 36 and 68 pixels
 _AROUND = 3  # times as wide is what a band is compared with
 _PART, _PIECE = 128, 16  # pixels of the smaller picture
 _MIDDLE, _OFF = 127.5, 80.0  # grey levels of evened cloth, of which two thirds lie within 40
+_ONE = np.ones((_WIDTHS[0], 1), np.uint8)  # bands with less than the narrowest between them are one
 _SHORTEST = 0.75  # of the parts learned from: in shorter ones levels are noisier
 _LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
 _RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
@@ -102,8 +104,8 @@ class Bars:
                 (part, part.T), (own, own.T), expected, self._lengths, strict=True
             ):
                 if seen.shape[1] >= _SHORTEST * length:
-                    said = (_bands(seen) / limits[:, None]).max(0)
-                    np.maximum(into, said[:, None], out=into)
+                    said = (_bands(seen) / limits[:, None]).max(0)[:, None]
+                    np.maximum(into, cv2.morphologyEx(said, cv2.MORPH_CLOSE, _ONE), out=into)
         logit = np.minimum((times - _FROM) * _STEEP, _MOST)
         return np.where(times > 1, logit, np.float32(NONE)).astype(np.float32)
 

@@ -429,6 +429,7 @@ def _write_results(walk: _Walk, record: Record, work: Path) -> None:
             found.region.length * scale,
             found.region.score,
             numbers.get((found.index, found.region.box)),
+            _extent(found.region, result.along, per_along, scale),
         )
         for found in record.regions()
     )
@@ -444,6 +445,13 @@ def _write_results(walk: _Walk, record: Record, work: Path) -> None:
         }
     )
     write_report(result, profile, png, crops, walk.gaps).write(work / "report.html")
+
+
+def _extent(region: Region, along: Along, per_along: float, scale: float) -> tuple[float, float]:
+    """How far it reaches along the roll and across it, in the roll map's units."""
+    x0, y0, x1, y1 = region.box
+    length, width = (y1 - y0, x1 - x0) if along == "y" else (x1 - x0, y1 - y0)
+    return length * per_along, width * scale
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,7 +1,8 @@
 """The roll map: the whole roll as one band, every defect at its place, read at a glance.
 
 From left to right runs the length of the roll, from top to bottom its width, left selvedge on top. A
-defect is a disc, larger the longer it is and darker the surer; numbers are those of the pictures in the
+defect is a disc, larger the longer it is and darker the surer; one that reaches beyond its disc, as a bar
+across the web does, is a stripe as long as it lies on the map. Numbers are those of the pictures in the
 report. Below, how many there are in each stretch, and what was not inspected is hatched in both. The
 length is compressed: the band is not drawn to scale, its two axes say what is what.
 
@@ -28,6 +29,7 @@ _SS = 2  # drawn twice as large and reduced, so that every edge is smooth
 _LEFT, _RIGHT, _TOP, _BAND, _BARS_TOP, _BARS = 100, 1564, 142, 270, 462, 110
 _CELLS = ((_RIGHT - _LEFT) // 2, _BAND // 2)  # along, across
 _NUMBERED = 12
+_STRIPE = 8  # pixels: how thick a stripe is at least
 # Pillow brings one font, which is Latin. These, where the system has one, write Chinese too.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc", "msyh.ttc", "PingFang.ttc")
 
@@ -41,13 +43,20 @@ _RAMP = ((0.0, (250, 190, 70)), (0.5, (232, 98, 44)), (1.0, (140, 16, 42)))
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A defect: where along and across the roll, its length (all in the map's units), its score."""
+    """A defect: the place of its middle on the roll, its length, its score, all in the map's units.
+
+    Attributes:
+        along: in the unit along the roll; across, length: in the unit across it.
+        score: 0 to 1; number: of its picture in the report.
+        extent: from its first to its last point along the roll, and across it.
+    """
 
     along: float
     across: float
     length: float
     score: float
     number: int | None = None
+    extent: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,10 @@ class RollMap:
         total = 0
         for mark in marks:
             total += 1
-            cells.add(mark, mark.along / self.length, mark.across / self.width, mark.length / self.width)
+            extent = mark.extent[0] / self.length, mark.extent[1] / self.width
+            cells.add(
+                mark, mark.along / self.length, mark.across / self.width, mark.length / self.width, extent
+            )
             if mark.number is not None and mark.number <= _NUMBERED:
                 numbered.append(mark)
         return cells, numbered, total
@@ -158,7 +170,11 @@ class RollMap:
                 max(math.sqrt(float(cells.size[i, j])) * 26, 3.4 if crowded else 6.5), 7 if crowded else 16
             )
             x, y = _LEFT + 2 * (i + 0.5), _TOP + 2 * (j + 0.5)
-            pen.disc(x, y, radius, _colour(self._sureness(float(cells.score[i, j]))))
+            half = cells.extent[i, j] * (_RIGHT - _LEFT, _BAND) / 2
+            reach = (radius, radius) if half.max() <= radius else np.maximum(half, _STRIPE / 2)
+            pen.blob(
+                x, y, (float(reach[0]), float(reach[1])), _colour(self._sureness(float(cells.score[i, j])))
+            )
         taken: list[tuple[float, float]] = []
         for mark in sorted(numbered, key=lambda mark: mark.number or 0):
             x, y = self._x(mark.along), self._y(mark.across)
@@ -209,17 +225,20 @@ class _Cells:
 
     score: NDArray[np.float32]
     size: NDArray[np.float32]
+    extent: NDArray[np.float32]
     count: NDArray[np.int64]
 
     @classmethod
     def empty(cls) -> _Cells:
-        return cls(np.zeros(_CELLS, np.float32), np.zeros(_CELLS, np.float32), np.zeros(4096, np.int64))
+        score, size, extent = (np.zeros(shape, np.float32) for shape in (_CELLS, _CELLS, (*_CELLS, 2)))
+        return cls(score, size, extent, np.zeros(4096, np.int64))
 
-    def add(self, mark: Mark, along: float, across: float, size: float) -> None:
+    def add(self, mark: Mark, along: float, across: float, size: float, extent: tuple[float, float]) -> None:
         i = min(max(int(along * _CELLS[0]), 0), _CELLS[0] - 1)
         j = min(max(int(across * _CELLS[1]), 0), _CELLS[1] - 1)
         self.score[i, j] = max(self.score[i, j], mark.score, 1e-6)
         self.size[i, j] = max(self.size[i, j], size)
+        self.extent[i, j] = np.maximum(self.extent[i, j], np.minimum(extent, 1.0))
         self.count[min(max(int(along * len(self.count)), 0), len(self.count) - 1)] += 1
 
     def bars(self, number: int, share: float) -> NDArray[np.int64]:
@@ -251,9 +270,10 @@ class _Pen:
             [x0 * _SS, y0 * _SS, x1 * _SS, y1 * _SS], fill=colour, outline=outline, width=_SS
         )
 
-    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        corner = [(x - radius) * _SS, (y - radius) * _SS, (x + radius) * _SS, (y + radius) * _SS]
-        self._draw.ellipse(corner, fill=colour, outline=PAPER, width=_SS)
+    def blob(self, x: float, y: float, reach: tuple[float, float], colour: Colour) -> None:
+        """A disc, or a stripe with round ends, that reaches so far from its middle."""
+        corner = [(x - reach[0]) * _SS, (y - reach[1]) * _SS, (x + reach[0]) * _SS, (y + reach[1]) * _SS]
+        self._draw.rounded_rectangle(corner, min(reach) * _SS, fill=colour, outline=PAPER, width=_SS)
 
     def hatch(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """Diagonal lines inside a box."""
