@@ -47,6 +47,18 @@ def test_a_surer_defect_is_darker_and_a_longer_one_larger() -> None:
     assert brightness[0] > brightness[1] + 100
 
 
+def test_a_bar_lies_on_the_map_as_it_lies_on_the_cloth() -> None:
+    weftways = Mark(50, 500, 1000, 0.99, extent=(0.02, 1000))
+    warpways = Mark(50, 900, 20_000, 0.99, extent=(20, 3))
+    for mark, wide, high in ((weftways, 8, 270), (warpways, 293, 8)):
+        ys, xs = np.nonzero(strong(roll().draw([mark], []))[TOP - 8 : BOTTOM + 8, LEFT:RIGHT])
+        assert np.ptp(xs) == pytest.approx(wide, abs=4)
+        assert np.ptp(ys) == pytest.approx(high, abs=4)
+    spot = Mark(50, 500, 20, 0.99, extent=(0.02, 20))  # too small for its own shape to be seen
+    ys, xs = np.nonzero(strong(roll().draw([spot], []))[TOP:BOTTOM, LEFT:RIGHT])
+    assert np.ptp(xs) == pytest.approx(np.ptp(ys), abs=2)
+
+
 def test_the_surest_of_a_place_is_on_top() -> None:
     marks = [Mark(50, 500, 10, 0.99), Mark(50, 500, 10, 0.51)]
     one = roll().draw(marks, [])

@@ -24,7 +24,7 @@ from loomsight.profile import Profile
 from loomsight.progress import for_stream
 
 HERE = Path(__file__).parent
-SHOWN = 4  # places found
+SHOWN = 4  # places found, each in another picture
 WIDTH = 1200  # pixels of the picture
 GAP = 8  # white pixels between two of them
 
@@ -37,9 +37,16 @@ def main(folder: Path) -> None:
     profile = Profile.open(folder / "profile")
     engine, point = profile.engine(), profile.card.operating_point
     with (folder / "inspection" / "regions.csv").open(encoding="utf-8-sig") as table:
-        rows = sorted(csv.DictReader(table), key=lambda row: -float(row["score"]))
+        rows = list(csv.DictReader(table))
+    # Numbered as in the report: the surest first, of a picture the largest.
+    rows.sort(key=lambda row: (-float(row["score"]), int(row["index"]), -int(row["area_px"])))
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        first.setdefault(row["picture"], number)
+    numbers = list(first.values())[:SHOWN]
+    print("found.png shows numbers", numbers)
     crops: list[np.ndarray] = []
-    for row in rows[:SHOWN]:
+    for row in (rows[number - 1] for number in numbers):
         image = read_image(folder / "roll" / row["picture"])
         x0, y0, x1, y1 = (int(row[key]) for key in ("x0", "y0", "x1", "y1"))
         jpeg = cut_crop(image, Look.whole(engine.score(image)), (x0, y0, x1, y1), point)
@@ -48,7 +55,7 @@ def main(folder: Path) -> None:
                 np.asarray(Image.open(io.BytesIO(jpeg))), ((0, GAP), (0, GAP), (0, 0)), constant_values=255
             )
         )
-    rows_of_two = [np.hstack(crops[first : first + 2]) for first in range(0, SHOWN, 2)]
+    rows_of_two = [np.hstack(crops[start : start + 2]) for start in range(0, SHOWN, 2)]
     picture = Image.fromarray(np.vstack(rows_of_two)[:-GAP, :-GAP])
     picture = picture.resize((WIDTH, round(WIDTH * picture.height / picture.width)), Image.Resampling.LANCZOS)
     picture = picture.quantize(256, kmeans=8, dither=Image.Dither.NONE)

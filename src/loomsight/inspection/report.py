@@ -230,7 +230,8 @@ def _about(value: float) -> str:
 def _how_to_read(inspection: Inspection) -> str:
     return (
         "The length of the roll runs from left to right, its left selvedge is on top. Each disc is a region: "
-        "larger when it is longer, darker when it is surer. Numbers are those of the pictures below. "
+        "larger when it is longer, darker when it is surer; a bar is a stripe as long as it lies there. "
+        "Numbers are those of the pictures below. "
         + ("" if inspection.length_m is not None else "The scale is unknown, so places are in pixels. ")
         + "The band is not drawn to scale."
     )

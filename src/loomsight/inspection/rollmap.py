@@ -29,6 +29,7 @@ _SS = 2  # drawn twice as large and reduced, so that every edge is smooth
 _LEFT, _RIGHT, _TOP, _BAND, _BARS_TOP, _BARS = 100, 1564, 142, 270, 462, 110
 _CELLS = ((_RIGHT - _LEFT) // 2, _BAND // 2)  # along, across
 _NUMBERED = 12
+_DISC = 16  # pixels: the radius of the largest disc; what reaches further is a stripe
 _STRIPE = 8  # pixels: how thick a stripe is at least
 # Pillow brings one font, which is Latin. These, where the system has one, write Chinese too.
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "wqy-zenhei.ttc", "msyh.ttc", "PingFang.ttc")
@@ -166,15 +167,15 @@ class RollMap:
         for index in np.argsort(cells.score[along, across], kind="stable"):
             i, j = int(along[index]), int(across[index])
             # A disc's area follows the length, between what the eye finds and what hides its neighbours.
-            radius = min(
-                max(math.sqrt(float(cells.size[i, j])) * 26, 3.4 if crowded else 6.5), 7 if crowded else 16
-            )
+            least, most = (3.4, 7) if crowded else (6.5, _DISC)
+            radius = min(max(math.sqrt(float(cells.size[i, j])) * 26, least), most)
+            right, down = cells.extent[i, j].astype(float) * (_RIGHT - _LEFT, _BAND) / 2
+            if max(right, down) > _DISC:
+                right, down = max(right, _STRIPE / 2), max(down, _STRIPE / 2)
+            else:
+                right = down = radius
             x, y = _LEFT + 2 * (i + 0.5), _TOP + 2 * (j + 0.5)
-            half = cells.extent[i, j] * (_RIGHT - _LEFT, _BAND) / 2
-            reach = (radius, radius) if half.max() <= radius else np.maximum(half, _STRIPE / 2)
-            pen.blob(
-                x, y, (float(reach[0]), float(reach[1])), _colour(self._sureness(float(cells.score[i, j])))
-            )
+            pen.blob(x, y, right, down, _colour(self._sureness(float(cells.score[i, j]))))
         taken: list[tuple[float, float]] = []
         for mark in sorted(numbered, key=lambda mark: mark.number or 0):
             x, y = self._x(mark.along), self._y(mark.across)
@@ -270,10 +271,12 @@ class _Pen:
             [x0 * _SS, y0 * _SS, x1 * _SS, y1 * _SS], fill=colour, outline=outline, width=_SS
         )
 
-    def blob(self, x: float, y: float, reach: tuple[float, float], colour: Colour) -> None:
+    def blob(self, x: float, y: float, right: float, down: float, colour: Colour) -> None:
         """A disc, or a stripe with round ends, that reaches so far from its middle."""
-        corner = [(x - reach[0]) * _SS, (y - reach[1]) * _SS, (x + reach[0]) * _SS, (y + reach[1]) * _SS]
-        self._draw.rounded_rectangle(corner, min(reach) * _SS, fill=colour, outline=PAPER, width=_SS)
+        corners = [(x - right) * _SS, (y - down) * _SS, (x + right) * _SS, (y + down) * _SS]
+        self._draw.rounded_rectangle(
+            corners, radius=min(right, down) * _SS, fill=colour, outline=PAPER, width=_SS
+        )
 
     def hatch(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """Diagonal lines inside a box."""
