@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
-from loomsight.fabric.images import write_png
+from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.inspection.line import Inspection, check_out, inspect
@@ -132,6 +132,25 @@ def test_a_defect_is_found_at_its_metres_and_millimetres(
         assert result.length_m == pytest.approx(4 * 60 * 0.5 / 1000)
     assert (row["picture"], row["index"], row["area_px"]) == (f"{index}.png", index, 24)
     assert [row[key] for key in ("x0", "y0", "x1", "y1")] == [x, y, x + 6, y + 4]
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_a_bar_across_the_web_spans_the_roll_map(
+    tmp_path: Path, scaled: Profile, along: Literal["x", "y"]
+) -> None:
+    for number in range(4):
+        image = cloth(60, 60)
+        if number == 2:
+            image[(slice(28, 32), slice(0, 60))[:: 1 if along == "y" else -1]] = 255
+        write_png(tmp_path / "roll" / f"{number}.png", image)
+    inspect(tmp_path / "roll", scaled, tmp_path / "out", engine=Bright(), along=along)
+    red, green, blue = (
+        read_image(tmp_path / "out/rollmap.png")[130:424, 100:1564].astype(int).transpose(2, 0, 1)
+    )
+    ys, xs = np.nonzero((red - blue > 60) & (red - green > 60))
+    assert np.ptp(ys) == pytest.approx(270, abs=6)  # pixels of the map, from selvedge to selvedge
+    assert xs.mean() / 1464 == pytest.approx((2 * 60 + 30) / 240, abs=0.01)
+    assert np.ptp(xs) < 40
 
 
 def test_without_a_scale_places_are_pixels_and_metres_are_empty(tmp_path: Path, plain: Profile) -> None:
