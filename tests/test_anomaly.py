@@ -283,6 +283,25 @@ def test_a_false_alarm_is_silent_after_teaching() -> None:
     assert np.allclose(again.score(picture), own.score(picture), atol=1e-5)
 
 
+def test_a_bar_that_is_no_defect_is_silent_after_teaching() -> None:
+    good = good_cloth()
+    own = Normality.fit(good, methods=[Memory.fit], bars=True)
+    first, second = good[4].copy(), good[5].copy()
+    for picture in (first, second):
+        picture[80:120] = np.clip(picture[80:120] * 0.6, 0, 255).astype(np.uint8)
+    where = np.zeros(first.shape[:2], np.bool_)
+    where[80:120] = True
+
+    def seen() -> float:
+        bars = own.bars(second)
+        assert bars is not None
+        return float(bars.max())
+
+    assert seen() > 0
+    own.teach(first, where, defect=False)
+    assert seen() < 0
+
+
 def test_the_first_lesson_is_kept_however_many_follow() -> None:
     own = Normality.from_arrays(normality().to_arrays())
     first, where = holed(good_cloth()[4], 80, 100)

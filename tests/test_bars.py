@@ -52,6 +52,17 @@ def darker(rows: slice, columns: slice = slice(None), by: int = 12) -> Picture:
     return image
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_a_weave_that_repeats_every_fourth_row_does_not_change_the_light(start: int) -> None:
+    rows = np.repeat(np.tile([60, 110, 160, 110], 65)[start : start + 256, None], 256, axis=1)
+    woven = np.asarray(rows + np.random.default_rng(1).normal(0, 3, rows.shape), np.uint8)
+    light = Light.of([woven])
+    level = float(light.even(woven).mean())
+    assert float(light.even_small(woven).mean()) == pytest.approx(level, abs=4)
+    (part,) = light.even_at(woven, [(0, 0, 256, 256)])
+    assert float(part.mean()) == pytest.approx(level, abs=4)
+
+
 def test_a_bar_across_the_web_is_found_where_it_lies() -> None:
     found = said(Bars.fit(small(GOOD)), darker(slice(100, 140), by=16))
     assert found[108:132].mean() > 0.9

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomsight.errors import ImageError, LoomsightError, UsageError
-from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region, ScoreMap
@@ -284,15 +284,18 @@ def test_results_never_take_the_place_of_pictures_or_profile(tmp_path: Path, pla
 
 
 def test_rates_and_the_false_alarms_to_expect() -> None:
-    result = Inspection(Path(), "s", "p", "now", "y", 0.5, promised=2.0, unit="100 m")
-    result.inspected_px, result.megapixels, result.regions = 400_000, 400.0, 10
+    rate = AlarmRate.per_100_m(2.0, mm_per_pixel=0.5, web_width_mm=100)
+    result = Inspection(Path(), "s", "p", "now", "y", 0.5, rate)
+    result.inspected_px, result.megapixels, result.regions = 400_000, 80.0, 10
     assert result.inspected_m == 200
     assert result.per_100_m == 5
-    assert result.expected_false == 4
-    result.unit, result.mm_per_px = "megapixel", None
+    assert result.expected_false == pytest.approx(4)
+    result.megapixels /= 4  # one camera of four: a fourth of the web, and of the promise
+    assert result.expected_false == pytest.approx(1)
+    result.rate, result.mm_per_px = AlarmRate.per_megapixel(2.0), None
     assert result.per_100_m is None
-    assert result.per_megapixel == 0.025
-    assert result.expected_false == 800
+    assert result.per_megapixel == 0.5
+    assert result.expected_false == pytest.approx(40)
 
 
 def peak(work: Callable[[], object]) -> int:
@@ -415,8 +418,7 @@ def test_a_slow_inspection_is_not_said_to_be_of_no_speed(megapixels: float, said
         "2026-01-01",
         "y",
         None,
-        1.0,
-        "megapixel",
+        AlarmRate.per_megapixel(1.0),
         megapixels=megapixels,
         seconds=10,
     )

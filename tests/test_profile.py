@@ -226,6 +226,11 @@ def test_only_a_profile_is_replaced(folder: Path) -> None:
         save(folder)
     save(folder, name="newer", replace=True)
     assert Profile.open(folder).name == "newer"
+    (folder / "good").mkdir()
+    (folder / "good/only.png").write_bytes(b"a picture that nobody has twice")
+    with pytest.raises(UsageError, match=r"only\.png.*not part of it"):
+        save(folder, replace=True)
+    assert (folder / "good/only.png").is_file()
     own = folder.parent / "own"
     own.mkdir()
     (own / "thesis.txt").write_text("years of work")

@@ -1,9 +1,8 @@
 import io
-import json
 
 import pytest
 
-from loomsight.progress import BarProgress, JsonProgress, LineProgress, Progress, for_stream
+from loomsight.progress import BarProgress, LineProgress, Progress, for_stream
 
 
 @pytest.mark.parametrize("make", [Progress, LineProgress, BarProgress])
@@ -36,16 +35,5 @@ def test_lines_come_while_a_job_runs() -> None:
     assert stream.getvalue().splitlines() == ["pictures: 1/3", "pictures: 2/3", "pictures: 3/3"]
 
 
-def test_json_lines_can_be_read_by_a_program() -> None:
-    stream = io.StringIO()
-    progress = JsonProgress(stream)
-    progress.say("纹理 known")
-    progress.step("learning", 5, 5, "loss 0.1")
-    said, step = map(json.loads, stream.getvalue().splitlines())
-    assert said == {"say": "纹理 known"}
-    assert step == {"stage": "learning", "done": 5, "total": 5, "note": "loss 0.1"}
-
-
-def test_a_program_gets_json_and_a_log_gets_lines() -> None:
-    assert type(for_stream(json_lines=True)) is JsonProgress
+def test_a_log_gets_lines() -> None:
     assert type(for_stream()) is LineProgress  # the tests' standard error is no terminal

@@ -27,7 +27,7 @@ from pydantic import Field, JsonValue
 
 from loomsight import __version__
 from loomsight.config import Config
-from loomsight.errors import BaseWeightsError, UsageError
+from loomsight.errors import BaseWeightsError
 from loomsight.files import new_folder, write_bytes
 from loomsight.sealed import FileCard, Kind
 
@@ -259,12 +259,9 @@ def check_target(folder: Path) -> None:
     """Whether a base may be written there, said before hours of training and not after.
 
     Raises:
-        UsageError: a file, or a folder with something in it that is no base.
+        UsageError: a file, or a folder with something in it that is not of an earlier base.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("cannot write a base", where=folder, why="a file of that name exists")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _KIND.card).is_file():
-        raise UsageError("not replaced", where=folder, why="it is no base", do="choose another with --out")
+    _KIND.check_target(folder, replace=True)
 
 
 def _halved(network: nn.Module) -> dict[str, Tensor]:

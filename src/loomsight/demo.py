@@ -62,6 +62,7 @@ _GOOD_OF_EACH, _DEFECTIVE_OF_EACH = 2, 4  # pictures of a known fabric
 _FRAME = (512, 1024)
 _DEFECTS_PER_M2 = 80.0
 _CARD = "demo.json"
+_OWN = {_CARD, "known", "good", "profile", "roll", "truth", "inspection"}
 
 
 class DemoSettings(Config):
@@ -169,13 +170,23 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UsageError("cannot make a folder", where=out, why="a file of that name exists")
-    if out.is_dir() and any(out.iterdir()) and not (out / _CARD).is_file():
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / _CARD).is_file():
         raise UsageError(
             "the folder exists",
             where=out,
             why="it is no earlier demonstration",
             do="choose another with --out",
         )
+    for path in sorted(out.iterdir()):
+        if path.name not in _OWN:
+            raise UsageError(
+                "the demonstration is not replaced",
+                where=path,
+                why="this is in its folder and not part of it",
+                do="move it elsewhere",
+            )
 
 
 class _Remembering:

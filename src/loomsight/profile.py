@@ -242,16 +242,7 @@ class Profile:
 
     def _rewritten(self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "") -> Self:
         """The folder with other files and another card, without engines that the card no longer lists."""
-        listed = {*self.card.files, CARD, _KIND.seal}
-        foreign = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
-        foreign = [path for path in foreign if path.relative_to(self.folder).as_posix() not in listed]
-        if foreign:
-            raise UsageError(
-                "the profile is not changed",
-                where=foreign[0],
-                why="this file is in the profile's folder and not part of it",
-                do="move it elsewhere",
-            )
+        _KIND.check_own(self.folder, self.card.files, what="the profile is not changed")
         engines = changes.get("engines", self.card.engines)
         wanted = {name for one in engines for name in (one.model, one.weights)}
         names = [name for name in self.card.files if not name.startswith(ENGINES) or name in wanted]
@@ -622,14 +613,7 @@ def check_target(folder: Path, *, replace: bool = False) -> None:
     """Whether a profile may be written there, said before hours of learning and not after.
 
     Raises:
-        UsageError: a file, or a folder with something in it; with ``replace``, something that is no profile.
+        UsageError: a file, or a folder with something in it; with ``replace``, something that is not of an
+            earlier profile.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("cannot write a profile", where=folder, why="a file of that name exists")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not replace:
-            raise UsageError("the folder exists", where=folder, do="remove it, or choose another with --out")
-        if not (folder / CARD).is_file():
-            raise UsageError(
-                "not replaced", where=folder, why="it is no profile", do="choose another with --out"
-            )
+    _KIND.check_target(folder, replace=replace)

@@ -1,4 +1,4 @@
-"""One way to tell how far a job is: a bar on a terminal, plain lines elsewhere, JSON lines for programs.
+"""One way to tell how far a job is: a bar on a terminal, plain lines elsewhere.
 
 A job gets a :class:`Progress` and calls :meth:`Progress.track` or :meth:`Progress.say`; which kind it
 is has been decided once, by the command line. The default says nothing.
@@ -6,11 +6,10 @@ is has been decided once, by the command line. The default says nothing.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Self, TextIO, TypeVar
+from typing import Self, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -63,21 +62,6 @@ class LineProgress(Progress):
         print(text, file=self._stream, flush=True)
 
 
-class JsonProgress(LineProgress):
-    """JSON lines: ``{"say": …}`` and ``{"stage": …, "done": …, "total": …}``."""
-
-    def say(self, text: str) -> None:
-        self._write(json.dumps({"say": text}, ensure_ascii=False))
-
-    def step(self, label: str, done: int, total: int, note: str = "") -> None:
-        now = time.monotonic()
-        if done < total and now - self._last.setdefault(label, now) < 1.0:
-            return
-        self._last[label] = now
-        value: dict[str, Any] = {"stage": label, "done": done, "total": total}
-        self._write(json.dumps(value | ({"note": note} if note else {}), ensure_ascii=False))
-
-
 class BarProgress(Progress):
     """A bar for each label on a terminal, drawn by rich."""
 
@@ -108,8 +92,6 @@ class BarProgress(Progress):
         self._bars.stop()
 
 
-def for_stream(*, json_lines: bool = False) -> Progress:
-    """The progress that suits standard error: JSON lines if asked, a bar on a terminal, else lines."""
-    if json_lines:
-        return JsonProgress()
+def for_stream() -> Progress:
+    """The progress that suits standard error: a bar on a terminal, else lines."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from loomsight.config import Config
-from loomsight.errors import LoomsightError
-from loomsight.files import sha256_file, write_bytes, write_json
+from loomsight.errors import LoomsightError, UsageError
+from loomsight.files import read_json, sha256_file, write_bytes, write_json
 
 _LARGEST_CARD = 16 * 2**20  # bytes; a card is a few kB, and nothing larger is worth parsing
 
@@ -68,6 +68,41 @@ class Kind:
             path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size": path.stat().st_size}
             for path in files
         }
+
+    def check_target(self, folder: Path, *, replace: bool) -> None:
+        """Whether one may be written there, said before hours of work and not after.
+
+        Raises:
+            UsageError: a file, or a folder with something in it; with ``replace``, with a file that is not
+                of an earlier one: it would be lost.
+        """
+        other = "choose another with --out"
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"cannot write a {self.noun}", where=folder, why="a file of that name exists")
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        if not replace:
+            raise UsageError("the folder exists", where=folder, do=f"remove it, or {other}")
+        if not (folder / self.card).is_file():
+            raise UsageError("not replaced", where=folder, why=f"it is no {self.noun}", do=other)
+        try:
+            files = set(read_json(folder / self.card)["files"])
+        except (OSError, ValueError, TypeError, KeyError):
+            why = f"its {self.card} does not say what belongs to it"
+            raise UsageError("not replaced", where=folder, why=why, do=f"remove it, or {other}") from None
+        self.check_own(folder, files, what="not replaced")
+
+    def check_own(self, folder: Path, files: Collection[str], *, what: str) -> None:
+        """Whether a folder has these files, its card and its seal alone.
+
+        Raises:
+            UsageError: ``what``, because there is another file.
+        """
+        for path in sorted(folder.rglob("*")):
+            own = path.relative_to(folder).as_posix() in {*files, self.card, self.seal}
+            if not own and not path.is_dir():
+                why = f"this file is in the {self.noun}'s folder and not part of it"
+                raise UsageError(what, where=path, why=why, do="move it elsewhere")
 
     def close(self, folder: Path, card: BaseModel) -> None:
         """Write the card and its seal: the last files of a folder."""

@@ -41,7 +41,8 @@ _LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
 _RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
 _ARRAYS = ("highest", "squares", "counts", "lengths")
 _FROM, _STEEP = 1.25, 2.0  # a band so many times as strange as good cloth's strangest scores one half
-_MOST = 1.5  # a logit: it is known of whole rows alone, so that what is found in its place comes first
+MOST = 1.5
+"""The highest logit of a bar: it is known of whole rows alone, so what is found in its place comes first."""
 NONE = -20.0
 """The logit where there is no bar."""
 
@@ -106,7 +107,7 @@ class Bars:
                 if seen.shape[1] >= _SHORTEST * length:
                     said = (_bands(seen) / limits[:, None]).max(0)[:, None]
                     np.maximum(into, cv2.morphologyEx(said, cv2.MORPH_CLOSE, _ONE), out=into)
-        logit = np.minimum((times - _FROM) * _STEEP, _MOST)
+        logit = np.minimum((times - _FROM) * _STEEP, MOST)
         return np.where(times > 1, logit, np.float32(NONE)).astype(np.float32)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:

@@ -320,6 +320,13 @@ class Normality:
             ValueError: the place is empty or has another size than the picture, or nothing here remembers.
         """
         self._memory().teach(self._light.even(picture), where, defect=defect)
+        if self._bars is not None and not defect:
+            small = self._light.even_small(picture)
+            bars = cv2.resize(
+                self._bars.strangeness(small), where.shape[::-1], interpolation=cv2.INTER_NEAREST
+            )
+            if bars[where].max() > NONE:  # such bands are good cloth, then; a memory sees nothing in them
+                self._bars.add([small])
 
     def add(self, good: Sequence[Picture], *, seed: int = 0) -> None:
         """Remember more good cloth; nothing is trained.
@@ -424,8 +431,13 @@ class _Even(Sequence[Picture]):
     def some(self) -> Iterator[Picture]:
         """As many of them, spread evenly, as have about :data:`_SHOWN` pixels together; at least one."""
         height, width = self._pictures[0].shape[:2]
+        shown = 0
         for index in _spread(len(self), max(1, _SHOWN // (height * width))):
-            yield self[index]
+            if shown >= _SHOWN:  # the first was smaller than others
+                return
+            even = self[index]
+            shown += even.shape[0] * even.shape[1]
+            yield even
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -145,6 +145,11 @@ def _scored(source: Path, profile: Profile, progress: Progress) -> _Pairs:
             f"left out: {len(items) - len(labelled)} pictures that have boxes or nothing, but no mask"
         )
 
+    if profile.card.detector is not None:
+        progress.say(
+            "note: pixels are scored by segmenter and normality; the detector's boxes have no part in it"
+        )
+
     def stream() -> Iterator[tuple[ScoreMap, Mask | None]]:
         engine = profile.engine()
         for item in labelled:

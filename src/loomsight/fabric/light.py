@@ -79,13 +79,13 @@ class Light:
     def even_at(self, image: Picture, boxes: Sequence[tuple[int, int, int, int]]) -> list[Picture]:
         """Some parts of a picture as :meth:`even` would give them, for a share of its time.
 
-        The light of the whole picture is read from every fourth of its rows and columns.
+        The light of the whole picture is read from a fourth of its rows and columns.
 
         Args:
             boxes: of each part top, left, bottom and right, within the picture.
         """
         height, width = image.shape[:2]
-        plane = _plane(image[::SMALLER, ::SMALLER], _BLOCK // SMALLER)
+        plane = _plane(_sample(image), _BLOCK // SMALLER)
         parts = []
         for top, left, bottom, right in boxes:
             rows, columns = np.arange(top, bottom) / SMALLER, np.arange(left, right) / SMALLER
@@ -98,7 +98,7 @@ class Light:
         """The picture :data:`SMALLER` times smaller and under even light, for a share of its time."""
         height, width = (max(1, side // SMALLER) for side in image.shape[:2])
         small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        plane = _plane(image[::SMALLER, ::SMALLER], _BLOCK // SMALLER)
+        plane = _plane(_sample(image), _BLOCK // SMALLER)
         field = np.exp(plane.at(np.arange(height), np.arange(width), (height, width)))
         return self._evened(small, field.astype(np.float32))
 
@@ -164,6 +164,18 @@ def _plane(image: Picture, block: int) -> _Plane:
     slopes = iter(fit[1:])
     down = float(next(slopes)) if rows >= 3 else 0.0
     return _Plane(float(fit[0]), down, float(next(slopes)) if columns >= 3 else 0.0)
+
+
+def _sample(image: Picture) -> Picture:
+    """A fourth of the rows and columns, not all at the same place of a weave that repeats every four."""
+    rows, columns = (_spread(side) for side in image.shape[:2])
+    return np.asarray(image[rows[:, None], columns], np.uint8)
+
+
+def _spread(side: int) -> NDArray[np.intp]:
+    number = np.arange(-(-side // SMALLER))
+    places: NDArray[np.intp] = np.minimum(SMALLER * number + (SMALLER - 1) * number % SMALLER, side - 1)
+    return places
 
 
 def _centred(count: int) -> Float[NDArray[np.float64], " n"]:

@@ -13,7 +13,7 @@ from loomsight.fabric.types import Picture
 from loomsight.profile import Profile
 
 MOST = 200  # pictures looked at, evenly over the roll; of a video of unknown length, all
-_WINDOW, _FEWEST = 15, 5  # pictures whose median counts: one stain on a lens is no drift
+_WINDOW, _FEWEST = 15, 5  # pictures whose median counts, of a roll that has them: one stain is no drift
 _RECALIBRATE = "recalibrate: 'loomsight teach' with good cloth of today"
 
 
@@ -28,18 +28,21 @@ class DriftCheck:
     def __init__(self, profile: Profile, total: int | None) -> None:
         self._card = profile.card.drift
         self._every = max(1, math.ceil((total or 0) / MOST))
+        self._fewest = min(_FEWEST, total or _FEWEST)
+        self._gated = False
         self._last: dict[str, deque[tuple[str, float]]] = {}
         self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
 
     def look(self, index: int, name: str, picture: Picture, score: Look) -> None:
         """Measure picture number ``index`` if it is one of the sample."""
-        if self._card is None or index % self._every:
-            return
         # Behind a gate only some pictures are looked at in full, and only these tell of the whole cloth.
+        self._gated |= not score.complete
+        if self._card is None or (index % self._every and not (self._gated and score.complete)):
+            return
         for key, value in measure(picture, score.dense() if score.complete else None).items():
             last = self._last.setdefault(key, deque(maxlen=_WINDOW))
             last.append((name, value))
-            if len(last) < _FEWEST:
+            if len(last) < self._fewest:
                 continue
             allowed = self._card.allowed[key]
             all_off = [(seen, self._off(key, value)) for seen, value in last]

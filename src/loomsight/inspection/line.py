@@ -23,6 +23,7 @@ from loomsight import __version__
 from loomsight.card import Runtime
 from loomsight.detection.fusion import fuse
 from loomsight.errors import ImageError, LoomsightError, UsageError
+from loomsight.evaluation.operating_point import AlarmRate
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region
@@ -69,7 +70,7 @@ class Inspection:
         inspected_px: length inspected; megapixels: area inspected.
         mm_per_px: the scale, or None.
         regions: how many were found; defective: in how many pictures; highest: their highest score.
-        promised, unit: the profile's promise of false alarms.
+        rate: the profile's promise of false alarms.
         engine: what ran the networks; gate: what the gate before them did, if there was one.
         notes: what the reader should know; warnings: what the reader must know.
     """
@@ -80,8 +81,7 @@ class Inspection:
     when: str
     along: Along
     mm_per_px: float | None
-    promised: float
-    unit: str
+    rate: AlarmRate
     ledger: Ledger = field(default_factory=Ledger)
     length_px: int = 0
     width_px: int = 0
@@ -117,11 +117,9 @@ class Inspection:
         return self.regions / self.megapixels if self.megapixels else 0.0
 
     @property
-    def expected_false(self) -> float | None:
+    def expected_false(self) -> float:
         """False alarms that the profile's promise allows on cloth of this size."""
-        if self.unit == "megapixel":
-            return self.promised * self.megapixels
-        return self.promised * self.inspected_m / 100 if self.inspected_m is not None else None
+        return self.rate.allowed(self.megapixels)
 
     @property
     def extent(self) -> str:
@@ -244,7 +242,7 @@ class _Walk:
         self.result = Inspection(
             out=out, source=frames.title, profile=profile.name, along=along, mm_per_px=profile.scale,
             when=datetime.now().astimezone().isoformat(timespec="seconds"),
-            promised=point.promised, unit=point.unit, notes=list(frames.notes),
+            rate=point.rate, notes=list(frames.notes),
         )  # fmt: skip
         self._looking, self._maps, self._point = looking, maps, point
         self._detector, self._camera = looking.detector, profile.camera()
@@ -282,6 +280,8 @@ class _Walk:
             self.result.notes.append(said_of_gate(self.result.gate))
         if self._cloth.note:
             self.result.notes.append(self._cloth.note)
+        if self.result.along == "x" and self.result.rate.unit == "100 m":
+            self.result.notes += self._other_width()
         if self._margin:
             self.result.notes.append(
                 f"Nothing is reported within {self._said_margin} of either selvedge: "
@@ -294,17 +294,30 @@ class _Walk:
                 f"be read, {ledger.failed:,} got no answer from the network."
             )
 
+    def _other_width(self) -> list[str]:
+        """That the promise per 100 m was made for a web of another width, as learning knows no --along."""
+        scale, rate = self.result.mm_per_px or 1.0, self.result.rate
+        promised, seen = rate.megapixels * 10 * scale**2, self.result.width_px * scale
+        if 0.8 < promised / max(seen, 1e-9) < 1.25:
+            return []
+        return [
+            f"{rate} were promised for a web {promised:,.0f} mm wide; these pictures show {seen:,.0f} mm. If "
+            f"that is the whole web, learn with --web-width {seen:.0f}."
+        ]
+
     def _frame(self, frame: Frame, look: Seen, record: Record) -> None:
         result, image = self.result, frame.image
         height, width = image.shape[:2]
         length, across = (height, width) if result.along == "y" else (width, height)
-        if 2 * self._margin >= across:
-            raise UsageError(
-                f"a margin of {self._said_margin} leaves nothing of the cloth",
-                where=frame.name,
-                why=f"the picture is {across} px wide",
-                do="give a smaller --margin",
-            )
+        narrow = UsageError(
+            f"a margin of {self._said_margin} leaves nothing of the cloth",
+            where=frame.name,
+            why=f"the picture is {across} px wide",
+            do="give a smaller --margin",
+        )
+        too_narrow = 2 * self._margin >= across
+        if too_narrow and not result.ledger.received:
+            raise narrow
         self._last = length
         for unread in self._waiting:
             self._skip(unread, record)
@@ -314,6 +327,8 @@ class _Walk:
         start = result.length_px
         result.length_px += length
         try:
+            if too_narrow:
+                raise narrow
             score = checked(look, image)
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]
@@ -400,7 +415,7 @@ class _Walk:
         raise ImageError(
             "not one picture could be inspected",
             where=self.frames.root,
-            why=f"the first reason of many is: {why}",
+            why=f"the first reason of many is: {why}" if self.result.ledger.received > 1 else why,
         )
 
 

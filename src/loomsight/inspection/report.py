@@ -216,10 +216,7 @@ def _figures(inspection: Inspection) -> list[tuple[str, str] | tuple[str, str, s
         figures.append(("Per 100 m", f"{inspection.per_100_m:,.1f}"))
     else:
         figures.append(("Per megapixel", f"{inspection.per_megapixel:,.2f}"))
-    if inspection.expected_false is not None:
-        figures.append(
-            ("False alarms to expect", _about(inspection.expected_false), "by the profile's promise")
-        )
+    figures.append(("False alarms to expect", _about(inspection.expected_false), "by the profile's promise"))
     return figures
 
 

@@ -26,7 +26,7 @@ from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
 from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_detector, learn_detector
-from loomsight.learn.normality import LearnedNormality, learn_normality
+from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
 from loomsight.learn.trial import TRIED, Trial, marked, try_made
@@ -192,9 +192,7 @@ def learn(
     progress.say("operating point")
     rate = _rate(settings, pictures)
     point, maps, engine = _united(network, normality, cloth, rate)
-    if point.alarms_seen > point.alarms_allowed:
-        text = "good cloth itself has places as certain as any defect: look at the highest scores below"
-        doubts.append(Doubt("saturated", text))
+    doubts += _of_threshold(point, normality)
     detector = None
     if settings.detector is not None:
         progress.say("detector")
@@ -287,6 +285,16 @@ def _united(
         return point, maps, TorchEngine(network)
     point, maps = normality.unite(point, maps, rate)
     return point, maps, UnionEngine(TorchEngine(network), normality.normality, normality.card.union)
+
+
+def _of_threshold(point: OperatingPoint, normality: LearnedNormality | None) -> list[Doubt]:
+    doubts = []
+    if point.alarms_seen > point.alarms_allowed:
+        text = "good cloth itself has places as certain as any defect: look at the highest scores below"
+        doubts.append(Doubt("saturated", text))
+    if normality is not None and not normality.sees_bars:
+        doubts.append(Doubt("bars", NO_BARS))
+    return doubts
 
 
 def _open_base(base: Path | None, arms: Sequence[str], *, wanted: bool) -> Base | None:
@@ -430,7 +438,16 @@ def _known(
         others = [item for item in others if item.good or item.mask or item.outlines or item.boxes]
     if not others:
         raise DatasetError("no known fabric", where=known, why="its defects have neither masks nor boxes")
-    pictures = [item.load() for item in progress.track(others, "known fabrics", len(others))]
+    pictures = []
+    for item in progress.track(others, "known fabrics", len(others)):
+        try:
+            pictures.append(item.load())
+        except ImageError as error:
+            if settings.on_bad_picture == "fail":
+                raise
+            progress.say(f"skipped: {error}")
+    if not pictures:
+        raise DatasetError("no known fabric", where=known, why="not one of its pictures can be read")
     masks = sum(picture.mask is not None and bool(picture.mask.any()) for picture in pictures)
     if not masks and {"paste", "poisson"} & set(settings.recipe.arms):
         raise UsageError(

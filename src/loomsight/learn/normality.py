@@ -9,8 +9,10 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from loomsight.anomaly import MethodName
+from loomsight.anomaly.bars import MOST
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.normality import Method, Normality
@@ -21,6 +23,11 @@ from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth
 from loomsight.progress import Progress
+
+NO_BARS = (
+    "the promise is so strict that bars, bands of cloth a shade off, are not reported: allow more false "
+    "alarms, or give more good cloth"
+)
 
 
 @dataclass
@@ -44,6 +51,11 @@ class LearnedNormality:
         if self.union is None:
             raise RuntimeError("not united yet")
         return NormalityCard(methods=self.normality.methods, union=self.union)
+
+    @property
+    def sees_bars(self) -> bool:
+        """Whether the promise lets bars be reported, if any are looked for; only after :meth:`unite`."""
+        return "bars" not in self.normality.methods or self.card.union.strangeness <= float(expit(MOST))
 
     def unite(
         self,

@@ -21,7 +21,7 @@ from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
 from loomsight.learn.cloth import GoodCloth, part
 from loomsight.learn.job import MOST_GOOD
-from loomsight.learn.normality import LearnedNormality, learn_normality
+from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
 
@@ -132,6 +132,8 @@ def _calibrated(
     known = engine.known if isinstance(engine, UnionEngine) else engine
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
     point, united = learned.unite(before, maps, before.rate)
+    if not learned.sees_bars:
+        progress.say(f"note: {NO_BARS}")
     if not cloth.disjoint:
         progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
     if point.extrapolated:
