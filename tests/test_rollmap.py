@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomsight.fabric.types import Picture
-from loomsight.inspection.rollmap import CLOTH, HEIGHT, THREAD, WIDTH, Mark, RollMap, bar_step, ticks
+from loomsight.inspection.rollmap import CLOTH, HEIGHT, THREAD, WIDTH, Mark, RollMap, column_step, ticks
 
 # Where the band lies on the picture: x along the roll, y across it.
 LEFT, RIGHT, TOP, BOTTOM = 100, 1564, 142, 412
@@ -137,5 +137,5 @@ def test_a_roll_has_a_length() -> None:
 
 @given(length=st.floats(0.01, 1e6))
 def test_bars_are_few_enough_to_see(length: float) -> None:
-    assert 1 <= length / bar_step(length, "m") <= 241
-    assert 1 <= length / bar_step(length, "px") <= 101
+    assert 1 <= length / column_step(length, "m") <= 241
+    assert 1 <= length / column_step(length, "px") <= 101

@@ -54,8 +54,8 @@ def learn(
     base: Annotated[
         Path | None,
         typer.Option(
-            help="The folder that 'loomsight train base' made; the one that comes with the program if not "
-            "given.",
+            help="The folder that 'loomsight train base' made: training starts from it. The one that comes "
+            "with the program, for its generators and its detector alone, if not given.",
             show_default=False,
         ),
     ] = None,

@@ -26,7 +26,7 @@ from loomsight.fabric.types import Picture
 
 WIDTH, HEIGHT = 1600, 660  # pixels of the finished picture
 _SS = 2  # drawn twice as large and reduced, so that every edge is smooth
-_LEFT, _RIGHT, _TOP, _BAND, _BARS_TOP, _BARS = 100, 1564, 142, 270, 462, 110
+_LEFT, _RIGHT, _TOP, _BAND, _COLUMNS_TOP, _COLUMNS = 100, 1564, 142, 270, 462, 110
 _CELLS = ((_RIGHT - _LEFT) // 2, _BAND // 2)  # along, across
 _NUMBERED = 12
 _DISC = 16  # pixels: the radius of the largest disc; what reaches further is a stripe
@@ -151,10 +151,12 @@ class RollMap:
         for value in ticks(self.length, 10):
             x = self._x(value)
             pen.line(x, _TOP, x, _TOP + _BAND, (222, 216, 203))
-            pen.line(x, _BARS_TOP + _BARS, x, _BARS_TOP + _BARS + 5, SOFT)
+            pen.line(x, _COLUMNS_TOP + _COLUMNS, x, _COLUMNS_TOP + _COLUMNS + 5, SOFT)
             label = f"{value:,g}" if value < 1e6 else f"{value:,.0f}"
-            pen.text(x, _BARS_TOP + _BARS + 10, label, NUMBER, anchor="ma")
-        pen.text(_LEFT, _BARS_TOP + _BARS + 44, f"along the roll, {_unit(self.unit)} from its start", LABEL)
+            pen.text(x, _COLUMNS_TOP + _COLUMNS + 10, label, NUMBER, anchor="ma")
+        pen.text(
+            _LEFT, _COLUMNS_TOP + _COLUMNS + 44, f"along the roll, {_unit(self.unit)} from its start", LABEL
+        )
         for value in ticks(self.width, 4):
             y = self._y(value)
             pen.line(_LEFT - 6, y, _LEFT - 1, y, SOFT)
@@ -193,14 +195,14 @@ class RollMap:
             pen.tag(x, free[0], str(mark.number))
 
     def _histogram(self, pen: _Pen, cells: _Cells, gaps: list[tuple[float, float]]) -> None:
-        step = bar_step(self.length, self.unit)
-        counts = cells.bars(math.ceil(self.length / step - 1e-9), step / self.length)
-        floor, top = _BARS_TOP + _BARS, max(int(counts.max()), 1)
+        step = column_step(self.length, self.unit)
+        counts = cells.columns(math.ceil(self.length / step - 1e-9), step / self.length)
+        floor, top = _COLUMNS_TOP + _COLUMNS, max(int(counts.max()), 1)
         for start, stop in gaps:
             x0, x1 = self._x(start), max(self._x(stop), self._x(start) + 3)
-            pen.hatch(x0, _BARS_TOP, x1, floor)
+            pen.hatch(x0, _COLUMNS_TOP, x1, floor)
         for value in sorted({top, top // 2} - {0}):
-            y = floor - _BARS * value / top
+            y = floor - _COLUMNS * value / top
             pen.line(_LEFT, y, _RIGHT, y, FAINT)
             pen.text(_LEFT - 10, y, f"{value:,}", NUMBER, anchor="rm")
         for number, count in enumerate(counts):
@@ -208,13 +210,13 @@ class RollMap:
             if count:
                 inset = 1.0 if x1 - x0 > 4 else 0.0
                 pen.box(
-                    x0 + inset, floor - _BARS * count / top, max(x1 - inset, x0 + 1), floor, (70, 91, 122)
+                    x0 + inset, floor - _COLUMNS * count / top, max(x1 - inset, x0 + 1), floor, (70, 91, 122)
                 )
         pen.line(_LEFT, floor, _RIGHT, floor, SOFT)
         what = "metre" if self.unit == "m" and step == 1 else f"{step:,g} {self.unit}"
         if self.unit == "m" and step < 1:
             what = f"{100 * step:g} cm"
-        pen.text(_RIGHT, floor + 44, f"bars: regions in each {what} of the roll", LABEL, anchor="ra")
+        pen.text(_RIGHT, floor + 44, f"columns: regions in each {what} of the roll", LABEL, anchor="ra")
 
     def _sureness(self, score: float) -> float:
         return (score - self.threshold) / max(1.0 - self.threshold, 1e-6)
@@ -242,10 +244,12 @@ class _Cells:
         self.extent[i, j] = np.maximum(self.extent[i, j], np.minimum(extent, 1.0))
         self.count[min(max(int(along * len(self.count)), 0), len(self.count) - 1)] += 1
 
-    def bars(self, number: int, share: float) -> NDArray[np.int64]:
-        """The counts in ``number`` bars, each ``share`` of the roll."""
-        bar = ((np.arange(len(self.count)) + 0.5) / len(self.count) / share).astype(int)
-        return np.bincount(np.minimum(bar, number - 1), weights=self.count, minlength=number).astype(np.int64)
+    def columns(self, number: int, share: float) -> NDArray[np.int64]:
+        """The counts in ``number`` columns, each ``share`` of the roll."""
+        column = ((np.arange(len(self.count)) + 0.5) / len(self.count) / share).astype(int)
+        return np.bincount(np.minimum(column, number - 1), weights=self.count, minlength=number).astype(
+            np.int64
+        )
 
 
 class _Pen:
@@ -314,8 +318,8 @@ def ticks(length: float, at_most: int) -> list[float]:
     return [round(step * number, 10) for number in range(int(length / step + 1e-9) + 1)]
 
 
-def bar_step(length: float, unit: str) -> float:
-    """The stretch that one bar of the histogram counts: a metre where that gives 12 to 240 bars."""
+def column_step(length: float, unit: str) -> float:
+    """The stretch that one column of the histogram counts: a metre where that gives 12 to 240 of them."""
     if unit == "m" and 12 <= length <= 240:
         return 1.0
     return _round_step(length / 100)
