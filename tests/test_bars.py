@@ -63,6 +63,26 @@ def test_a_weave_that_repeats_every_fourth_row_does_not_change_the_light(start: 
     assert float(part.mean()) == pytest.approx(level, abs=4)
 
 
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_a_weave_of_three_pixels_is_learned_as_it_is(start: int) -> None:
+    rows = np.repeat(np.tile([60, 110, 160], 86)[start : start + 256, None], 256, axis=1).astype(np.uint8)
+    light = Light.of([rows])
+    assert light.middle[0] == pytest.approx(110, abs=5)
+    assert light.spread == pytest.approx(50, abs=5)
+
+
+def test_of_a_picture_only_the_place_that_was_taught_is_good_cloth() -> None:
+    image = darker(slice(40, 80))
+    image[180:220] -= np.uint8(24)
+    seen, rows = LIGHT.even_small(image), [slice(14, 16), slice(49, 51)]  # of the smaller picture
+    bars, where = Bars.fit(small(GOOD)), np.zeros((SIZE[0] // SMALLER, SIZE[1] // SMALLER), np.bool_)
+    where[10:20] = True
+    assert all((bars.strangeness(seen)[one] > 0).all() for one in rows)
+    bars.teach(seen, where)
+    assert [(bars.strangeness(seen)[one] > 0).all() for one in rows] == [False, True]
+    assert (bars.strangeness(seen)[rows[0]] == NONE).all()
+
+
 def test_a_bar_across_the_web_is_found_where_it_lies() -> None:
     found = said(Bars.fit(small(GOOD)), darker(slice(100, 140), by=16))
     assert found[108:132].mean() > 0.9

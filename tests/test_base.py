@@ -222,6 +222,10 @@ def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path
     assert told["after"] == facts, "it went on from the first one"
     before, after = base.weights("segmenter"), made.weights("segmenter")
     assert all(np.array_equal(before[key], after[key]) for key in before)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.txt.*not part of it"):
+        train_network("detector", None, out=out, settings=TINY, detector=small)
+    (out / "notes.txt").unlink()
     longer = TINY.model_copy(update={"steps": 8})
     again = train_network("segmenter", None, out=out, settings=longer)
     assert "detector" in again.card.networks

@@ -77,6 +77,11 @@ def test_another_folder_is_left_alone(
     with pytest.raises(UsageError, match="a file of that name exists"):
         demonstrate(tmp_path / "notes.txt", SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    mine = demo[0] / "mine.png"
+    mine.write_bytes(b"the only copy")
+    with pytest.raises(UsageError, match=r"not replaced: .*mine\.png"):
+        demonstrate(demo[0], SMALL)
+    mine.unlink()
 
 
 @pytest.mark.parametrize("words", [["--seed", "-1"], ["--minutes", "0"], ["--minutes", "nan"]])

@@ -13,11 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loomsight.anomaly.drift import reference
 from loomsight.errors import ImageError, LoomsightError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture, Region, ScoreMap
+from loomsight.inspection import drift
 from loomsight.inspection.line import Inspection, check_out, inspect
 from loomsight.inspection.record import Found, Record
 from loomsight.inspection.report import Gallery, cut_crop
@@ -76,9 +78,8 @@ def profile(folder: Path, *, scale: float | None = None, **more: Any) -> Profile
         name="twill",
         form="lite",
         weights={"w": torch.zeros(1)},
-        operating_point=POINT,
         mm_per_px=scale,
-        **more,
+        **{"operating_point": POINT, **more},
     )
 
 
@@ -216,6 +217,71 @@ def test_nothing_is_reported_near_a_selvedge_but_what_reaches_out_of_it(
     with pytest.raises(UsageError, match="leaves nothing of the cloth"):
         inspect(tmp_path / "roll", scaled, tmp_path / "none", engine=Bright(), along=along, margin=15)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_later_picture_that_is_narrower_than_the_margins_is_not_inspected_and_no_more(
+    tmp_path: Path, scaled: Profile
+) -> None:
+    for number, width in enumerate((60, 18, 60)):
+        write_png(tmp_path / "roll" / f"{number}.png", cloth(40, width))
+    result = inspect(tmp_path / "roll", scaled, tmp_path / "out", engine=Bright(), margin=5)
+    assert (result.ledger.inspected, result.ledger.failed) == (2, 1)
+    (gap,) = read(tmp_path / "out")["not_inspected"]
+    assert gap["picture"] == "1.png"
+    assert "a margin of 5 mm leaves nothing" in (tmp_path / "out/report.html").read_text()
+
+
+def test_along_x_a_promise_for_a_web_of_another_width_is_said(tmp_path: Path) -> None:
+    """Learning takes a picture's width for the web's."""
+    rate = AlarmRate.per_100_m(2.0, mm_per_pixel=0.5, web_width_mm=100)
+    point = replace(POINT, unit="100 m", megapixels_seen=rate.megapixels, alarms_allowed=2.0)
+    made = profile(tmp_path / "profile", scale=0.5, operating_point=point)
+    write_png(tmp_path / "roll/1.png", cloth(40, 200))
+    told = {
+        along: inspect(tmp_path / "roll", made, tmp_path / along, engine=Bright(), along=along)
+        for along in ("x", "y")
+    }
+    assert any("learn with --web-width 20" in note for note in told["x"].notes)
+    assert not any("--web-width" in note for note in told["y"].notes)
+    assert told["x"].expected_false == told["y"].expected_false == pytest.approx(rate.allowed(0.008))
+
+
+@pytest.mark.parametrize("pictures", [1, 4, 9])
+def test_a_roll_of_few_pictures_tells_of_an_old_lamp_too(tmp_path: Path, pictures: int) -> None:
+    rng = np.random.default_rng(0)
+    good = [rng.integers(90, 160, (64, 96), np.uint8) for _ in range(9)]
+    card = reference(good, [np.full((64, 96), 0.1, np.float32)])
+    made = profile(tmp_path / "profile", drift=card)
+    for lamp in (1.0, 0.4):
+        for number, image in enumerate(good[:pictures]):
+            write_png(tmp_path / f"{lamp}" / f"{number}.png", np.asarray(image * lamp, np.uint8))
+        result = inspect(tmp_path / f"{lamp}", made, tmp_path / f"out{lamp}", engine=Bright())
+        weaker = any("The light is 60% weaker" in one for one in result.warnings)
+        assert weaker == (lamp < 1)
+
+
+def test_a_gate_that_is_switched_off_does_not_have_every_picture_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(90, 160, (64, 96), np.uint8)
+    score = np.full(image.shape, 0.1, np.float32)
+    made = profile(tmp_path / "profile", drift=reference([image], [score]))
+    measured: list[bool] = []
+
+    def measure(_: Picture, dense: ScoreMap | None) -> dict[str, float]:
+        measured.append(dense is not None)
+        return {}
+
+    monkeypatch.setattr(drift, "measure", measure)
+    check = drift.DriftCheck(made, 2000)  # every tenth picture
+    for index in range(1000):  # behind a gate one in 100 is looked at in full, and not a tenth one
+        whole = index % 100 == 3
+        check.look(index, "x", image, Look(image.shape, score if whole else None, whole))
+    assert sum(measured) == 10
+    assert len(measured) == 110
+    for index in range(1000, 2000):
+        check.look(index, "x", image, Look.whole(score))
+    assert len(measured) <= 210
 
 
 def test_strict_ends_at_the_first_bad_picture_and_leaves_nothing(tmp_path: Path, plain: Profile) -> None:

@@ -284,6 +284,40 @@ def test_known_fabrics_that_are_none_are_named(fabrics: Path, tmp_path: Path) ->
     assert not out.exists()
 
 
+def test_a_damaged_picture_of_a_known_fabric_ends_learning_or_is_skipped_as_asked(
+    fabrics: Path, tmp_path: Path
+) -> None:
+    known = tmp_path / "known"
+    shutil.copytree(fabrics, known)
+    broken = sorted((known / "a/good").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:-200])
+    words = {"name": "x", "out": tmp_path / "x", "known": known}
+    with pytest.raises(ImageError, match=broken.name):
+        learn(fabrics / "new/good", settings=settings(), **words)  # type: ignore[arg-type]
+    told = Told()
+    learn(
+        fabrics / "new/good",
+        settings=settings(on_bad_picture="skip", anomaly=()),
+        progress=told,
+        **words,  # type: ignore[arg-type]
+    )
+    assert any(line.startswith("skipped: ") and broken.name in line for line in told.lines)
+
+
+def test_a_promise_too_strict_for_bars_is_said(fabrics: Path, tmp_path: Path) -> None:
+    told = []
+    for rate in (20.0, 1e-6):
+        told.append(Told())
+        learn(
+            fabrics / "new/good", name="x", out=tmp_path / "x", known=fabrics, progress=told[-1],
+            settings=settings(anomaly=("prediction", "bars"), false_alarms=rate),
+        )  # fmt: skip
+    assert [any("bars" in line and "not reported" in line for line in one.lines) for one in told] == [
+        False,
+        True,
+    ]
+
+
 def test_a_picture_that_breaks_later_in_the_folder_is_found_before_training(
     fabrics: Path, tmp_path: Path
 ) -> None:
@@ -528,9 +562,12 @@ def test_what_lies_in_a_profile_and_is_not_of_it_is_not_lost(
     copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(fabrics / "new/good", copied / "today")
-    told = refused(capsys, 2, "teach", copied, "--good", copied / "today")
-    assert "not part of it" in told
-    assert list((copied / "today").iterdir())
+    for words in (
+        ("teach", copied, "--good", copied / "today"),
+        ("learn", copied / "today", "--name", "denim", "--out", copied, "--steps", "3"),
+    ):
+        assert "not part of it" in refused(capsys, 2, *words)
+        assert list((copied / "today").iterdir())
 
 
 def test_the_report_says_what_was_changed_since(

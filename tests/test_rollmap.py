@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from loomsight.inspection.rollmap import CLOTH, HEIGHT, THREAD, WIDTH, Mark, Rol
 
 # Where the band lies on the picture: x along the roll, y across it.
 LEFT, RIGHT, TOP, BOTTOM = 100, 1564, 142, 412
-BARS_TOP, FLOOR = 462, 572
+COLUMNS_TOP, FLOOR = 462, 572
 
 
 def roll(length: float = 100.0, width: float = 1000.0, unit: str = "m", title: str = "Roll map") -> RollMap:
@@ -54,6 +56,8 @@ def test_a_bar_lies_on_the_map_as_it_lies_on_the_cloth() -> None:
         ys, xs = np.nonzero(strong(roll().draw([mark], []))[TOP - 8 : BOTTOM + 8, LEFT:RIGHT])
         assert np.ptp(xs) == pytest.approx(wide, abs=4)
         assert np.ptp(ys) == pytest.approx(high, abs=4)
+    ys, xs = np.nonzero(strong(roll().draw([weftways, replace(weftways, extent=(20, 3))], []))[TOP:BOTTOM])
+    assert np.ptp(xs) < 20 or np.ptp(ys) < 20, "two defects in one place are no field of both their sides"
     spot = Mark(50, 500, 20, 0.99, extent=(0.02, 20))  # too small for its own shape to be seen
     ys, xs = np.nonzero(strong(roll().draw([spot], []))[TOP:BOTTOM, LEFT:RIGHT])
     assert np.ptp(xs) == pytest.approx(np.ptp(ys), abs=2)
@@ -67,22 +71,22 @@ def test_the_surest_of_a_place_is_on_top() -> None:
     assert one[TOP + 135, (LEFT + RIGHT) // 2].astype(int).sum() < 300
 
 
-def test_what_was_not_inspected_is_hatched_in_band_and_bars() -> None:
+def test_what_was_not_inspected_is_hatched_in_band_and_columns() -> None:
     plain, gapped = roll().draw([], []), roll().draw([], [(40.0, 50.0)])
     changed = (plain != gapped).any(axis=2)
     columns = np.flatnonzero(changed[TOP + 5 : BOTTOM - 5].any(axis=0))
     assert abs(columns[0] - (LEFT + 0.4 * 1464)) < 3
     assert abs(columns[-1] - (LEFT + 0.5 * 1464)) < 3
-    assert changed[BARS_TOP + 3 : FLOOR - 3, columns[0] : columns[-1]].mean() > 0.1
+    assert changed[COLUMNS_TOP + 3 : FLOOR - 3, columns[0] : columns[-1]].mean() > 0.1
     lost = roll().draw([], [(40.0, 40.001)])  # a single lost picture of a long roll is still seen
     assert (lost != plain).any(axis=2).sum() > 300
 
 
-def test_bars_count_the_defects_of_their_stretch() -> None:
+def test_columns_count_the_defects_of_their_stretch() -> None:
     marks = [Mark(10.5, 500, 5, 0.9)] * 4 + [Mark(90.5, 500, 5, 0.9)]
-    bars = roll().draw(marks, [])[BARS_TOP - 2 : FLOOR]
-    is_bar = np.abs(bars.astype(int) - (70, 91, 122)).sum(axis=2) < 30
-    heights = is_bar.sum(axis=0)
+    columns = roll().draw(marks, [])[COLUMNS_TOP - 2 : FLOOR]
+    is_column = np.abs(columns.astype(int) - (70, 91, 122)).sum(axis=2) < 30
+    heights = is_column.sum(axis=0)
     high, low = (heights[LEFT + round(14.64 * at)] for at in (10.5, 90.5))
     assert high == pytest.approx(4 * low, abs=8)  # the axis hides a few pixels of each
     assert heights[LEFT + round(14.64 * 50.5)] == 0
@@ -136,6 +140,6 @@ def test_a_roll_has_a_length() -> None:
 
 
 @given(length=st.floats(0.01, 1e6))
-def test_bars_are_few_enough_to_see(length: float) -> None:
+def test_columns_are_few_enough_to_see(length: float) -> None:
     assert 1 <= length / column_step(length, "m") <= 241
     assert 1 <= length / column_step(length, "px") <= 101

@@ -87,7 +87,7 @@ class Kind:
             raise UsageError("not replaced", where=folder, why=f"it is no {self.noun}", do=other)
         try:
             files = set(read_json(folder / self.card)["files"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             why = f"its {self.card} does not say what belongs to it"
             raise UsageError("not replaced", where=folder, why=why, do=f"remove it, or {other}") from None
         self.check_own(folder, files, what="not replaced")
@@ -98,9 +98,9 @@ class Kind:
         Raises:
             UsageError: ``what``, because there is another file.
         """
+        own = {*files, self.card, self.seal}
         for path in sorted(folder.rglob("*")):
-            own = path.relative_to(folder).as_posix() in {*files, self.card, self.seal}
-            if not own and not path.is_dir():
+            if not path.is_dir() and path.relative_to(folder).as_posix() not in own:
                 why = f"this file is in the {self.noun}'s folder and not part of it"
                 raise UsageError(what, where=path, why=why, do="move it elsewhere")
 

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from loomsight.fabric.images import to_grey
@@ -85,6 +85,18 @@ class Bars:
                     self._highest[direction] = np.maximum(self._highest[direction], bands.max(1))
                     self._squares[direction] += (bands * bands).sum(1)
                     self._counts[direction] += bands.shape[1]
+
+    def teach(self, small: Picture, where: Bool[NDArray[np.bool_], "i j"]) -> None:
+        """Expect the bands of a place, and no others of its picture.
+
+        Args:
+            small: uint8, see :meth:`fit`; where: the place in it.
+        """
+        for rows, columns, part in _parts(small):
+            own = where[rows, columns]
+            for direction, (seen, there) in enumerate(((part, own), (part.T, own.T))):
+                bands = _bands(seen)[:, there.any(1)]
+                self._highest[direction] = np.maximum(self._highest[direction], bands.max(1, initial=0))
 
     @property
     def limits(self) -> Float[NDArray[np.floating], "2 widths"]:

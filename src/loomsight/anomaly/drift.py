@@ -20,7 +20,7 @@ import numpy as np
 
 from loomsight.config import Config
 from loomsight.fabric.images import to_grey
-from loomsight.fabric.light import brightness
+from loomsight.fabric.light import brightness, sample
 from loomsight.fabric.scores import logits
 from loomsight.fabric.types import Picture, ScoreMap
 
@@ -74,7 +74,7 @@ def sharpness(picture: Picture) -> float:
 
 def _of_picture(picture: Picture) -> dict[str, float]:
     field = brightness(picture)
-    low, high = np.percentile(to_grey(picture)[::3, ::3], [16, 84])
+    low, high = np.percentile(to_grey(sample(picture, 3)), [16, 84])
     level = float(np.median(field))
     return {
         "light": float(np.log(level)),

@@ -322,11 +322,8 @@ class Normality:
         self._memory().teach(self._light.even(picture), where, defect=defect)
         if self._bars is not None and not defect:
             small = self._light.even_small(picture)
-            bars = cv2.resize(
-                self._bars.strangeness(small), where.shape[::-1], interpolation=cv2.INTER_NEAREST
-            )
-            if bars[where].max() > NONE:  # such bands are good cloth, then; a memory sees nothing in them
-                self._bars.add([small])
+            there = cv2.resize(where.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+            self._bars.teach(small, there > 0)  # a memory sees nothing in a band
 
     def add(self, good: Sequence[Picture], *, seed: int = 0) -> None:
         """Remember more good cloth; nothing is trained.
@@ -432,12 +429,15 @@ class _Even(Sequence[Picture]):
         """As many of them, spread evenly, as have about :data:`_SHOWN` pixels together; at least one."""
         height, width = self._pictures[0].shape[:2]
         shown = 0
-        for index in _spread(len(self), max(1, _SHOWN // (height * width))):
-            if shown >= _SHOWN:  # the first was smaller than others
-                return
-            even = self[index]
-            shown += even.shape[0] * even.shape[1]
+        # In any order, so that they are spread evenly also where the first is smaller than others.
+        for index in np.random.default_rng(0).permutation(
+            _spread(len(self), max(1, _SHOWN // (height * width)))
+        ):
+            even = self[int(index)]
             yield even
+            shown += even.shape[0] * even.shape[1]
+            if shown >= _SHOWN:
+                return
 
 
 def _spread(count: int, most: int) -> list[int]:

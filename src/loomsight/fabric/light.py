@@ -51,7 +51,7 @@ class Light:
         """
         middles, spreads = [], []
         for picture in pictures:
-            rgb = to_rgb(picture)[::3, ::3].reshape(-1, 3)
+            rgb = to_rgb(sample(picture, 3)).reshape(-1, 3)
             low, high = np.percentile(rgb @ np.full(3, 1 / 3), [16, 84])
             middles.append(np.median(rgb, axis=0))
             spreads.append((high - low) / 2)
@@ -85,7 +85,7 @@ class Light:
             boxes: of each part top, left, bottom and right, within the picture.
         """
         height, width = image.shape[:2]
-        plane = _plane(_sample(image), _BLOCK // SMALLER)
+        plane = _plane(sample(image, SMALLER), _BLOCK // SMALLER)
         parts = []
         for top, left, bottom, right in boxes:
             rows, columns = np.arange(top, bottom) / SMALLER, np.arange(left, right) / SMALLER
@@ -98,7 +98,7 @@ class Light:
         """The picture :data:`SMALLER` times smaller and under even light, for a share of its time."""
         height, width = (max(1, side // SMALLER) for side in image.shape[:2])
         small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        plane = _plane(_sample(image), _BLOCK // SMALLER)
+        plane = _plane(sample(image, SMALLER), _BLOCK // SMALLER)
         field = np.exp(plane.at(np.arange(height), np.arange(width), (height, width)))
         return self._evened(small, field.astype(np.float32))
 
@@ -108,6 +108,22 @@ class Light:
         even = to_rgb(image).astype(np.float32) * gain[..., None]
         stretched = (even - middle) * np.float32(self.stretch) + np.float32(127.5)
         return np.asarray(np.rint(stretched).clip(0, 255), np.uint8)
+
+
+def sample(image: Picture, step: int) -> Picture:
+    """One row and column of each ``step``, each at another place: a weave that repeats so often is all seen.
+
+    Args:
+        image: uint8, HW or HWC RGB.
+    """
+    rows, columns = (_places(side, step) for side in image.shape[:2])
+    return np.asarray(image.take(rows, axis=0).take(columns, axis=1), np.uint8)
+
+
+def _places(side: int, step: int) -> NDArray[np.intp]:
+    number = np.arange(-(-side // step))
+    places: NDArray[np.intp] = np.minimum(step * number + (step - 1) * number % step, side - 1)
+    return places
 
 
 def brightness(image: Picture) -> Float[NDArray[np.float32], "h w"]:
@@ -164,18 +180,6 @@ def _plane(image: Picture, block: int) -> _Plane:
     slopes = iter(fit[1:])
     down = float(next(slopes)) if rows >= 3 else 0.0
     return _Plane(float(fit[0]), down, float(next(slopes)) if columns >= 3 else 0.0)
-
-
-def _sample(image: Picture) -> Picture:
-    """A fourth of the rows and columns, not all at the same place of a weave that repeats every four."""
-    rows, columns = (_spread(side) for side in image.shape[:2])
-    return np.asarray(image[rows[:, None], columns], np.uint8)
-
-
-def _spread(side: int) -> NDArray[np.intp]:
-    number = np.arange(-(-side // SMALLER))
-    places: NDArray[np.intp] = np.minimum(SMALLER * number + (SMALLER - 1) * number % SMALLER, side - 1)
-    return places
 
 
 def _centred(count: int) -> Float[NDArray[np.float64], " n"]:

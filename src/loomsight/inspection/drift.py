@@ -29,16 +29,18 @@ class DriftCheck:
         self._card = profile.card.drift
         self._every = max(1, math.ceil((total or 0) / MOST))
         self._fewest = min(_FEWEST, total or _FEWEST)
-        self._gated = False
+        self._due = 0  # the next picture whose whole map is wanted
         self._last: dict[str, deque[tuple[str, float]]] = {}
         self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
 
     def look(self, index: int, name: str, picture: Picture, score: Look) -> None:
         """Measure picture number ``index`` if it is one of the sample."""
         # Behind a gate only some pictures are looked at in full, and only these tell of the whole cloth.
-        self._gated |= not score.complete
-        if self._card is None or (index % self._every and not (self._gated and score.complete)):
+        whole = score.complete and index >= self._due
+        if self._card is None or not (whole or index % self._every == 0):
             return
+        if score.complete:
+            self._due = index + self._every
         for key, value in measure(picture, score.dense() if score.complete else None).items():
             last = self._last.setdefault(key, deque(maxlen=_WINDOW))
             last.append((name, value))

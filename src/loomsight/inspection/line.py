@@ -305,19 +305,21 @@ class _Walk:
             f"that is the whole web, learn with --web-width {seen:.0f}."
         ]
 
+    def _check_margin(self, name: str, across: int) -> None:
+        if 2 * self._margin >= across:
+            raise UsageError(
+                f"a margin of {self._said_margin} leaves nothing of the cloth",
+                where=name,
+                why=f"the picture is {across} px wide",
+                do="give a smaller --margin",
+            )
+
     def _frame(self, frame: Frame, look: Seen, record: Record) -> None:
         result, image = self.result, frame.image
         height, width = image.shape[:2]
         length, across = (height, width) if result.along == "y" else (width, height)
-        narrow = UsageError(
-            f"a margin of {self._said_margin} leaves nothing of the cloth",
-            where=frame.name,
-            why=f"the picture is {across} px wide",
-            do="give a smaller --margin",
-        )
-        too_narrow = 2 * self._margin >= across
-        if too_narrow and not result.ledger.received:
-            raise narrow
+        if not result.ledger.received:  # of the first it is a wrong argument, of a later one a wrong picture
+            self._check_margin(frame.name, across)
         self._last = length
         for unread in self._waiting:
             self._skip(unread, record)
@@ -327,8 +329,7 @@ class _Walk:
         start = result.length_px
         result.length_px += length
         try:
-            if too_narrow:
-                raise narrow
+            self._check_margin(frame.name, across)
             score = checked(look, image)
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]

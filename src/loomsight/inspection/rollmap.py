@@ -224,7 +224,7 @@ class RollMap:
 
 @dataclass(slots=True)
 class _Cells:
-    """The band cut into cells: the surest score and the longest defect of each, and counts along the roll."""
+    """The band cut into cells: its surest score and longest and widest defect; and counts along the roll."""
 
     score: NDArray[np.float32]
     size: NDArray[np.float32]
@@ -241,7 +241,8 @@ class _Cells:
         j = min(max(int(across * _CELLS[1]), 0), _CELLS[1] - 1)
         self.score[i, j] = max(self.score[i, j], mark.score, 1e-6)
         self.size[i, j] = max(self.size[i, j], size)
-        self.extent[i, j] = np.maximum(self.extent[i, j], np.minimum(extent, 1.0))
+        if max(extent) > self.extent[i, j].max():
+            self.extent[i, j] = np.minimum(extent, 1.0)
         self.count[min(max(int(along * len(self.count)), 0), len(self.count) - 1)] += 1
 
     def columns(self, number: int, share: float) -> NDArray[np.int64]:

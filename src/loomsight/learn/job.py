@@ -288,6 +288,7 @@ def _united(
 
 
 def _of_threshold(point: OperatingPoint, normality: LearnedNormality | None) -> list[Doubt]:
+    """What its promise costs."""
     doubts = []
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"

@@ -38,6 +38,7 @@ class LearnedNormality:
     strange: list[ScoreMap]
     calmed: list[NDArray[np.float32] | None]
     union: UnionPoint | None = None
+    sees_bars: bool = True  # whether the promise lets bars be reported, if any are looked for
 
     @classmethod
     def of(cls, normality: Normality, judge: Sequence[Picture], progress: Progress) -> Self:
@@ -51,11 +52,6 @@ class LearnedNormality:
         if self.union is None:
             raise RuntimeError("not united yet")
         return NormalityCard(methods=self.normality.methods, union=self.union)
-
-    @property
-    def sees_bars(self) -> bool:
-        """Whether the promise lets bars be reported, if any are looked for; only after :meth:`unite`."""
-        return "bars" not in self.normality.methods or self.card.union.strangeness <= float(expit(MOST))
 
     def unite(
         self,
@@ -74,6 +70,9 @@ class LearnedNormality:
         self.union, united, together = calibrate_union(
             maps, self.strange, rate, Grouping(point.min_area, point.merge_gap), calmed=self.calmed
         )
+        if "bars" in self.normality.methods:
+            surest = np.full((1, 1), expit(MOST), np.float32)
+            self.sees_bars = bool(self.union.unite(np.zeros_like(surest), surest) >= united.threshold)
         return united, together
 
 
