@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.calibration import calibrate_union
@@ -182,6 +183,29 @@ def test_all_parts_of_a_picture_that_differs_as_a_whole_score_as_the_whole_does(
     score, _, known = normality().look_where(grainy, halves)
     assert known.all()
     assert np.allclose(score, normality().score(grainy), atol=1e-5)
+
+
+def test_a_part_of_a_picture_scores_as_it_does_in_the_whole() -> None:
+    """Also where the lamp is uneven, and where a false alarm was taught."""
+    own = Normality.from_arrays(normality().to_arrays())
+    wide = np.tile(good_cloth()[1], (3, 5, 1))
+    lamp = np.linspace(0.8, 1.1, wide.shape[0])[:, None, None]
+    picture, where = holed((wide * lamp).clip(0, 255).astype(np.uint8), 300, 800)
+    own.teach(*holed(good_cloth()[4], 100, 60), defect=False)
+    box = (780, 280, 820, 320)
+    score, calmed, known = own.look_where(picture, [box])
+    whole, calmed_whole = own.look(picture)
+    assert calmed is not None
+    assert calmed_whole is not None
+    assert known[280:320, 780:820].all()
+    assert known.mean() < 0.5
+    assert np.median(whole[where]) > np.median(whole)
+    assert np.allclose(calmed[known], calmed_whole[known], atol=1e-5)
+    # but for one number: by how much the picture is stranger as a whole, which is not taken off bars
+    sure = known & (whole < 0.99)
+    apart = logit(score[sure].astype(np.float64)) - logit(whole[sure].astype(np.float64))
+    assert apart.min() > -1e-3
+    assert apart.max() < np.median(apart) + 1e-3 < 0.1
 
 
 def test_a_strange_picture_takes_nothing_off_what_is_seen_of_the_next() -> None:

@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
@@ -91,6 +92,27 @@ class Several(Protocol):
         self, beyond: Sequence[Float[NDArray[np.float32], "h w"]]
     ) -> Float[NDArray[np.float32], "h w"]:
         """One opinion, in tails, of what is beyond the expectation of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What of a picture is looked at.
+
+    Attributes:
+        even: that part of it, evenly lit; shape: height and width of the whole picture.
+        box: xyxy, where the part lies; numbers: the tiles of the picture that are looked at, None for all.
+    """
+
+    even: Picture
+    shape: tuple[int, int]
+    box: Box
+    numbers: Sequence[int] | None = None
+
+    @classmethod
+    def whole(cls, even: Picture) -> Self:
+        """All of a picture."""
+        height, width = even.shape[:2]
+        return cls(even, (height, width), (0, 0, width, height))
 
 
 class Expectation:
@@ -240,9 +262,9 @@ class Normality:
         The second is in logits, at most 0, or None where nothing was taught. It is in the score already; a
         union takes it off its own map too.
         """
-        even = self._light.even(image)
-        strange, taught = self._said(even)
-        return self._scored(strange, taught, self._excess(strange), self.bars(image))
+        view = _View.whole(self._light.even(image))
+        strange, taught = self._said(view)
+        return self._scored(strange, taught, self._excess(strange), self._bars_in(image, view.box))
 
     def look_where(
         self, image: Picture, boxes: Sequence[Box]
@@ -252,12 +274,20 @@ class Normality:
         By how much the picture is stranger as a whole is not seen in parts of it, so nothing is taken off.
         Where the boxes come to all of the picture it is scored as in :meth:`look`.
         """
-        even = self._light.even(image)
-        strange, taught = self._said(even, boxes)
-        mosaic = _mosaic(even)
-        known = mosaic.known(mosaic.covering(boxes))
+        height, width = image.shape[:2]
+        mosaic = _mosaic((height, width))
+        numbers = mosaic.covering(boxes)
+        known = mosaic.known(numbers)
+        box = left, top, right, bottom = _window([mosaic.tiles[number] for number in numbers], image)
+        strange, taught = self._said(_View(self._light.even(image, box), (height, width), box, numbers))
         excess = self._excess(strange) if known.all() else 0.0
-        return *self._scored(strange, taught, excess, self.bars(image)), known
+        maps = self._scored(strange, taught, excess, self._bars_in(image, box))
+        score, calmed = (None if one is None else np.zeros((height, width), np.float32) for one in maps)
+        for whole, part in zip((score, calmed), maps, strict=True):
+            if whole is not None:
+                whole[top:bottom, left:right] = part
+        assert score is not None  # noqa: S101 — of a place there always is one
+        return score, calmed, known
 
     def bars(self, image: Picture) -> Float[NDArray[np.float32], "i j"] | None:
         """The logit of a bar at each place of the picture made smaller; None where it looks for none."""
@@ -270,20 +300,29 @@ class Normality:
         if not tiles:
             return []
         parts = self._light.even_at(image, tiles)
-        return [self._scored(*self._said(part)) for part in parts]
+        return [self._scored(*self._said(_View.whole(part))) for part in parts]
+
+    def _bars_in(self, image: Picture, box: Box) -> Float[NDArray[np.float32], "h w"] | None:
+        """The logit of a bar at each pixel of a part of the picture; None where there is no bar at all."""
+        bars = self.bars(image)
+        if bars is None or bars.max() <= NONE:
+            return None
+        left, top, right, bottom = box
+        large = cv2.resize(bars, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        return np.asarray(large[top:bottom, left:right], np.float32)
 
     def _said(
-        self, even: Picture, boxes: Sequence[Box] | None = None
+        self, view: _View
     ) -> tuple[Float[NDArray[np.float32], "h w"], Float[NDArray[np.float32], "h w"] | None]:
-        """How strange each place of an evenly lit picture is, and what was taught of it, in tails."""
-        around = _around(even)
-        strange = np.zeros(even.shape[:2], np.float32)
+        """How strange each place is, and what was taught of it, in tails."""
+        around = _around(view.even)
+        strange = np.zeros(around.shape, np.float32)
         taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
-            said = _apart(_tiled(_each(method), even, boxes, _count(method)))
+            said = _apart(_tiled(_each(method), view, _count(method)))
             strange += _opinion(method, expected, around, said) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
-                taught = _tiled(method.recognised_of, even, boxes) / np.float32(expected[0].tail)
+                taught = _tiled(method.recognised_of, view) / np.float32(expected[0].tail)
         return strange, taught
 
     def _excess(self, strange: Float[NDArray[np.float32], "h w"]) -> float:
@@ -295,15 +334,13 @@ class Normality:
         strange: Float[NDArray[np.float32], "h w"],
         taught: Float[NDArray[np.float32], "h w"] | None,
         excess: float = 0.0,
-        bars: Float[NDArray[np.float32], "i j"] | None = None,
+        bars: Float[NDArray[np.float32], "h w"] | None = None,
     ) -> tuple[ScoreMap, Float[NDArray[np.float32], "h w"] | None]:
         from scipy.special import expit
 
         strange -= np.float32(_WHOLE * excess)
-        if bars is not None and bars.max() > NONE:
-            np.maximum(
-                strange, cv2.resize(bars, strange.shape[::-1], interpolation=cv2.INTER_NEAREST), out=strange
-            )
+        if bars is not None:
+            np.maximum(strange, bars, out=strange)
         if taught is None:
             return np.asarray(expit(strange), np.float32), None
         return np.asarray(expit(strange + taught), np.float32), np.minimum(taught, 0)
@@ -449,7 +486,7 @@ def _places(methods: Sequence[Method], even: Picture) -> Float[NDArray[np.float3
     """Of every third place of a picture: how bright it is around, and what each method says, one by one."""
     maps = [_around(even)]
     for method in methods:
-        maps += _apart(_tiled(_each(method), even, count=_count(method)))
+        maps += _apart(_tiled(_each(method), _View.whole(even), _count(method)))
     return np.stack([one.ravel()[::3] for one in maps])
 
 
@@ -495,27 +532,37 @@ def _each(method: Method) -> Callable[[Sequence[Picture]], Iterable[Said]]:
     return method.strangeness_of if isinstance(method, Ahead) else partial(map, method.strangeness)
 
 
-def _tiled(
-    each: Callable[[Sequence[Picture]], Iterable[Said]],
-    even: Picture,
-    boxes: Sequence[Box] | None = None,
-    count: int = 1,
-) -> Said:
-    """What a method says of a picture, tile by tile; of those tiles that have a say in the boxes."""
-    mosaic = _mosaic(even, count)
-    numbers = list(range(len(mosaic.tiles))) if boxes is None else mosaic.covering(boxes)
-    tiles = [cut(even, mosaic.tiles[number]) for number in numbers]
+def _tiled(each: Callable[[Sequence[Picture]], Iterable[Said]], view: _View, count: int = 1) -> Said:
+    """What a method says of a view, tile by tile."""
+    mosaic = _mosaic(view.shape, count)
+    numbers = range(len(mosaic.tiles)) if view.numbers is None else view.numbers
+    left, top, right, bottom = view.box
+    tiles = [
+        cut(view.even, Tile(y0 - top, x0 - left, y1 - top, x1 - left))
+        for y0, x0, y1, x1 in (mosaic.tiles[number] for number in numbers)
+    ]
     for number, said in zip(numbers, each(tiles), strict=True):
         mosaic.put(number, said)
-    return mosaic.map
+    return mosaic.map[top:bottom, left:right]
 
 
-def _mosaic(even: Picture, count: int = 1) -> Mosaic:
+def _mosaic(shape: tuple[int, int], count: int = 1) -> Mosaic:
     shared = 2 * BORDER + OVERLAP
     least = -(-(shared + 1) // STEP) * STEP
     height, width = (
         max(tile_side(side, most, step=STEP, shared=shared), least)
-        for side, most in zip(even.shape[:2], TILE, strict=True)
+        for side, most in zip(shape, TILE, strict=True)
     )
-    shape = even.shape[:2] if count == 1 else (*even.shape[:2], count)
-    return Mosaic(shape, tile=(height, width), overlap=OVERLAP, border=BORDER)
+    whole = shape if count == 1 else (*shape, count)
+    return Mosaic(whole, tile=(height, width), overlap=OVERLAP, border=BORDER)
+
+
+def _window(tiles: Sequence[Tile], image: Picture) -> Box:
+    """The part of a picture that tiles lie in, with the surroundings that their brightness comes from."""
+    reach = int(4 * _AROUND)  # as far as the Gaussian does
+    return (
+        max(0, min(tile.x0 for tile in tiles) - reach),
+        max(0, min(tile.y0 for tile in tiles) - reach),
+        min(image.shape[1], max(tile.x1 for tile in tiles) + reach),
+        min(image.shape[0], max(tile.y1 for tile in tiles) + reach),
+    )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey, to_rgb
-from loomsight.fabric.types import Picture
+from loomsight.fabric.types import Box, Picture
 
 SMALLER = 4
 """How many times smaller a small picture is; and of so many rows and columns the light is read from one."""
@@ -65,16 +65,19 @@ class Light:
         """How many times contrast grows, at least 1."""
         return float(np.clip(_CONTRAST / self.spread, 1.0, _MOST))
 
-    def even(self, image: Picture) -> Picture:
+    def even(self, image: Picture, box: Box | None = None) -> Picture:
         """A picture as it would look under even light, with its contrast stretched.
 
         Args:
             image: uint8, HW or HWC RGB.
+            box: xyxy pixels; only this part of the picture is made.
 
         Returns:
             uint8 HWC RGB; the cloth's middle lies at half of the range.
         """
-        return self._evened(image, brightness(image))
+        height, width = image.shape[:2]
+        left, top, right, bottom = box or (0, 0, width, height)
+        return self._evened(image[top:bottom, left:right], brightness(image, box))
 
     def even_at(self, image: Picture, boxes: Sequence[tuple[int, int, int, int]]) -> list[Picture]:
         """Some parts of a picture as :meth:`even` would give them, for a share of its time.
@@ -126,17 +129,19 @@ def _places(side: int, step: int) -> NDArray[np.intp]:
     return places
 
 
-def brightness(image: Picture) -> Float[NDArray[np.float32], "h w"]:
+def brightness(image: Picture, box: Box | None = None) -> Float[NDArray[np.float32], "h w"]:
     """The brightness of the cloth at each place, a smooth field: what the lamp gives there.
 
     Args:
         image: uint8, HW or HWC RGB.
+        box: xyxy pixels; only of this part, as all of the picture shows it.
 
     Returns:
         grey levels above 0; of a picture smaller than three blocks a side along that side constant.
     """
     height, width = image.shape[:2]
-    field = _plane(image, _BLOCK).at(np.arange(height), np.arange(width), (height, width))
+    left, top, right, bottom = box or (0, 0, width, height)
+    field = _plane(image, _BLOCK).at(np.arange(top, bottom), np.arange(left, right), (height, width))
     return np.exp(field).astype(np.float32)
 
 

@@ -273,7 +273,11 @@ class UnionEngine:
         known, sure = self.known.score_where(image, boxes)
         strange, calmed, looked = self._normality.look_where(image, boxes)
         both = sure & looked
-        return self._point.unite(known, strange, calmed) * both, both
+        score = np.zeros(both.shape, np.float32)
+        part = _span(both)  # the rest of the picture need not be united
+        taught = None if calmed is None else calmed[part]
+        score[part] = self._point.unite(known[part], strange[part], taught) * both[part]
+        return score, both
 
     def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
         """The scores of some tiles of each picture, see :meth:`SegmenterEngine.jobs`."""
@@ -323,6 +327,12 @@ class UnionEngine:
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
         """The regions with their types, as :meth:`SegmenterEngine.name`; what is only strange has none."""
         return self.known.name(image, regions, least=self._point.segmenter)
+
+
+def _span(where: Mask) -> tuple[slice, slice]:
+    """The rows and columns that a mask lies in."""
+    rows, columns = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def hasten(normality: Normality, features: Compiled | None, student: Compiled | None) -> None:
