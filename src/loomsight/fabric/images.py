@@ -39,6 +39,7 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 500_000_000
 """Larger pictures are refused from their header: 2 m of web at 0.1 mm are 20,000 × 25,000 pixels."""
 
+_GREY = ("1", "L", "LA", "La")  # modes of Pillow that become grey
 _NAMES = "PNG, JPEG, TIFF, BMP, WEBP, PGM or PPM"
 # What the decoders raise on damaged bytes; anything else is a fault of this program.
 _DAMAGE = (
@@ -62,9 +63,8 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if pixels is not None:
             # (v + 128) // 257 is v / 257 rounded, in whole numbers.
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        if image.mode in ("1", "L", "LA", "La"):
-            return np.array(image.convert("L"))
-        return np.array(image.convert("RGB"))
+        mode = "L" if image.mode in _GREY else "RGB"
+        return np.array(image if image.mode == mode else image.convert(mode))
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
@@ -82,8 +82,7 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
     with _decoded(path, MAX_PIXELS) as image:
         pixels = _grey16(image, path)
         if pixels is None:
-            is_grey = image.mode in ("1", "L", "LA", "La")
-            pixels = np.asarray(image.convert("L" if is_grey else "RGB"))
+            pixels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
         brightest = pixels.max(axis=2) if pixels.ndim == 3 else pixels
         mask: Mask = np.asarray(brightest >= (128 if image.format == "JPEG" else 1))
     if shape is not None and mask.shape != tuple(shape[:2]):
@@ -243,9 +242,8 @@ def _decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
                     do="cut it into shorter strips",
                 )
             opened.load()
-            image = ImageOps.exif_transpose(opened)
-            image.format = opened.format
-            yield image
+            ImageOps.exif_transpose(opened, in_place=True)  # a copy is a third of a JPEG's time
+            yield opened
     except ImageError:
         raise
     except _DAMAGE as error:
