@@ -107,10 +107,12 @@ class Light:
 
     def _evened(self, image: Picture, field: Float[NDArray[np.float32], "h w"]) -> Picture:
         middle = np.array(self.middle, np.float32)
-        gain = np.clip(float(middle.mean()) / field, 1 / _GAIN, _GAIN)
-        even = to_rgb(image).astype(np.float32) * gain[..., None]
-        stretched = (even - middle) * np.float32(self.stretch) + np.float32(127.5)
-        return np.asarray(np.rint(stretched).clip(0, 255), np.uint8)
+        gain = np.clip(float(middle.mean()) / field, 1 / _GAIN, _GAIN) * np.float32(self.stretch)
+        lit = cv2.multiply(to_rgb(image), cv2.merge([gain] * 3), dtype=cv2.CV_32F)
+        offset = np.append(
+            127.5 - self.stretch * middle.astype(np.float64), 0.0
+        )  # OpenCV's scalars have four
+        return np.asarray(cv2.add(lit, offset, dtype=cv2.CV_8U), np.uint8)
 
 
 def sample(image: Picture, step: int) -> Picture:
