@@ -61,6 +61,15 @@ def test_lossless_colour_comes_back_as_it_was(tmp_path, suffix):
     assert np.array_equal(read_image(path), cloth(channels=(3,)))
 
 
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("size", [(701, 997), (3, 140_001), (140_001, 3)])
+def test_a_large_picture_comes_back_as_it_was(tmp_path, size, channels):
+    """Larger than what is taken over at a time, and no multiple of it."""
+    path = tmp_path / "cloth.bmp"
+    Image.fromarray(cloth(*size, channels)).save(path)
+    assert np.array_equal(read_image(path), cloth(*size, channels))
+
+
 def test_jpeg_is_read_in_grey_and_colour(tmp_path):
     for channels in [(), (3,)]:
         path = tmp_path / "cloth.jpg"

@@ -39,6 +39,7 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 500_000_000
 """Larger pictures are refused from their header: 2 m of web at 0.1 mm are 20,000 × 25,000 pixels."""
 
+_STRIP = 2**17  # pixels that are taken over at a time
 _GREY = ("1", "L", "LA", "La")  # modes of Pillow that become grey
 _NAMES = "PNG, JPEG, TIFF, BMP, WEBP, PGM or PPM"
 # What the decoders raise on damaged bytes; anything else is a fault of this program.
@@ -64,7 +65,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
             # (v + 128) // 257 is v / 257 rounded, in whole numbers.
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         mode = "L" if image.mode in _GREY else "RGB"
-        return np.array(image if image.mode == mode else image.convert(mode))
+        return _array(image if image.mode == mode else image.convert(mode))
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
@@ -261,6 +262,21 @@ def _open(file: Any, path: Path) -> ImageFile.ImageFile:
         start = file.read(16)
         why = "the file is empty" if not start else f"it is no {_NAMES} file, or its header is damaged"
         raise ImageError("cannot read the picture", where=path, why=why) from error
+
+
+def _array(image: Image.Image) -> Picture:
+    """The pixels of a grey or RGB picture.
+
+    Strip by strip: asked for all at once, Pillow copies them twice, and what leaves the processor's cache
+    takes as long as decoding a JPEG.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, *([3] if image.mode == "RGB" else [])), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        below = min(top + rows, height)
+        pixels[top:below] = np.asarray(image.crop((0, top, width, below)))
+    return pixels
 
 
 def _grey16(image: Image.Image, path: Path) -> NDArray[np.uint16] | None:
