@@ -274,20 +274,15 @@ class Normality:
         By how much the picture is stranger as a whole is not seen in parts of it, so nothing is taken off.
         Where the boxes come to all of the picture it is scored as in :meth:`look`.
         """
-        height, width = image.shape[:2]
-        mosaic = _mosaic((height, width))
+        shape = image.shape[0], image.shape[1]
+        mosaic = _mosaic(shape)
         numbers = mosaic.covering(boxes)
         known = mosaic.known(numbers)
-        box = left, top, right, bottom = _window([mosaic.tiles[number] for number in numbers], image)
-        strange, taught = self._said(_View(self._light.even(image, box), (height, width), box, numbers))
+        box = _window([mosaic.tiles[number] for number in numbers], image)
+        strange, taught = self._said(_View(self._light.even(image, box), shape, box, numbers))
         excess = self._excess(strange) if known.all() else 0.0
-        maps = self._scored(strange, taught, excess, self._bars_in(image, box))
-        score, calmed = (None if one is None else np.zeros((height, width), np.float32) for one in maps)
-        for whole, part in zip((score, calmed), maps, strict=True):
-            if whole is not None:
-                whole[top:bottom, left:right] = part
-        assert score is not None  # noqa: S101 — of a place there always is one
-        return score, calmed, known
+        score, calmed = self._scored(strange, taught, excess, self._bars_in(image, box))
+        return _placed(score, box, shape), None if calmed is None else _placed(calmed, box, shape), known
 
     def bars(self, image: Picture) -> Float[NDArray[np.float32], "i j"] | None:
         """The logit of a bar at each place of the picture made smaller; None where it looks for none."""
@@ -555,6 +550,16 @@ def _mosaic(shape: tuple[int, int], count: int = 1) -> Mosaic:
     )
     whole = shape if count == 1 else (*shape, count)
     return Mosaic(whole, tile=(height, width), overlap=OVERLAP, border=BORDER)
+
+
+def _placed(
+    part: Float[NDArray[np.float32], "h w"], box: Box, shape: tuple[int, int]
+) -> Float[NDArray[np.float32], "i j"]:
+    """The map of a whole picture that is 0 but for a part."""
+    left, top, right, bottom = box
+    whole = np.zeros(shape, np.float32)
+    whole[top:bottom, left:right] = part
+    return whole
 
 
 def _window(tiles: Sequence[Tile], image: Picture) -> Box:
