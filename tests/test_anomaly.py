@@ -28,7 +28,7 @@ from loomsight.evaluation.pixels import average_precision
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.light import Light, brightness
 from loomsight.fabric.regions import EVERY_PIXEL
-from loomsight.fabric.types import Mask, Picture
+from loomsight.fabric.types import Box, Mask, Picture
 from loomsight.learn.adversarial import CellGanTask
 from loomsight.learn.distillation import train_student
 from loomsight.learn.goodpatches import GoodPatches
@@ -206,6 +206,14 @@ def test_a_part_of_a_picture_scores_as_it_does_in_the_whole() -> None:
     apart = logit(score[sure].astype(np.float64)) - logit(whole[sure].astype(np.float64))
     assert apart.min() > -1e-3
     assert apart.max() < np.median(apart) + 1e-3 < 0.1
+
+
+@pytest.mark.parametrize("boxes", [[], [(900, 900, 910, 910)]])
+def test_of_a_place_that_is_nowhere_nothing_is_known(boxes: list[Box]) -> None:
+    score, calmed, known = normality().look_where(good_cloth()[5], boxes)
+    assert score.shape == known.shape == good_cloth()[5].shape[:2]
+    assert not known.any()
+    assert calmed is None
 
 
 def test_a_strange_picture_takes_nothing_off_what_is_seen_of_the_next() -> None:

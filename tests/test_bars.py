@@ -79,8 +79,35 @@ def test_of_a_picture_only_the_place_that_was_taught_is_good_cloth() -> None:
     where[10:20] = True
     assert all((bars.strangeness(seen)[one] > 0).all() for one in rows)
     bars.teach(seen, where)
-    assert [(bars.strangeness(seen)[one] > 0).all() for one in rows] == [False, True]
-    assert (bars.strangeness(seen)[rows[0]] == NONE).all()
+    assert [(bars.strangeness(seen)[one] > 0).mean() for one in rows] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [np.s_[40:80, :], np.s_[:, 0:36], np.s_[108:114, 300:306]],
+    ids=["another bar", "a selvedge", "a spot"],
+)
+def test_a_bar_that_a_taught_place_only_meets_is_found_still(place: tuple[slice, slice]) -> None:
+    """Whatever crosses a bar, or lies on it, says nothing of it."""
+    image = darker(slice(100, 140))
+    image[40:80] -= np.uint8(24)
+    image[:, 180:220] -= np.uint8(24)
+    seen, where = LIGHT.even_small(image), np.zeros(SIZE, np.float32)
+    where[place] = 1
+    bars = Bars.fit(small(GOOD))
+    bars.teach(seen, cv2.resize(where, seen.shape[::-1][1:], interpolation=cv2.INTER_AREA) > 0)
+    again = bars.strangeness(seen)
+    assert (again[:, 46:54] > 0).mean() > 0.9
+    if place != np.s_[40:80, :]:
+        assert (again[27:33] > 0).mean() > 0.9
+
+
+def test_a_place_of_a_picture_that_bars_are_not_looked_for_in_teaches_none() -> None:
+    bars, image = Bars.fit(small(GOOD)), darker(slice(100, 140))
+    narrow = LIGHT.even_small(np.ascontiguousarray(image[:, :120]))
+    assert (bars.strangeness(narrow) == NONE).all()
+    bars.teach(narrow, np.ones(narrow.shape[:2], np.bool_))
+    assert (bars.strangeness(LIGHT.even_small(image))[27:33] > 0).mean() > 0.9
 
 
 def test_a_bar_across_the_web_is_found_where_it_lies() -> None:

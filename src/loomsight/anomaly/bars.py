@@ -37,6 +37,7 @@ _PART, _PIECE = 128, 16  # pixels of the smaller picture
 _MIDDLE, _OFF = 127.5, 80.0  # grey levels of evened cloth, of which two thirds lie within 40
 _ONE = np.ones((_WIDTHS[0], 1), np.uint8)  # bands with less than the narrowest between them are one
 _SHORTEST = 0.75  # of the parts learned from: in shorter ones levels are noisier
+_COVERED = 0.5  # of a row in a part, by a place that it is of
 _LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
 _RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
 _ARRAYS = ("highest", "squares", "counts", "lengths")
@@ -87,7 +88,10 @@ class Bars:
                     self._counts[direction] += bands.shape[1]
 
     def teach(self, small: Picture, where: Bool[NDArray[np.bool_], "i j"]) -> None:
-        """Expect the bands of a place, and no others of its picture.
+        """Expect the bars that a place is of, and no others of its picture.
+
+        A row or column is of it where it covers most of its length in a part: a spot that lies on a bar says
+        nothing of the bar, nor does a selvedge of the bars that it crosses.
 
         Args:
             small: uint8, see :meth:`fit`; where: the place in it.
@@ -95,8 +99,9 @@ class Bars:
         for rows, columns, part in _parts(small):
             own = where[rows, columns]
             for direction, (seen, there) in enumerate(((part, own), (part.T, own.T))):
-                bands = _bands(seen)[:, there.any(1)]
-                self._highest[direction] = np.maximum(self._highest[direction], bands.max(1, initial=0))
+                if self._judges(direction, seen):
+                    bands = _bands(seen)[:, there.mean(1) > _COVERED]
+                    self._highest[direction] = np.maximum(self._highest[direction], bands.max(1, initial=0))
 
     @property
     def limits(self) -> Float[NDArray[np.floating], "2 widths"]:
@@ -113,14 +118,16 @@ class Bars:
         times, expected = np.zeros(small.shape[:2], np.float32), self.limits
         for rows, columns, part in _parts(small):
             own = times[rows, columns]
-            for seen, into, limits, length in zip(
-                (part, part.T), (own, own.T), expected, self._lengths, strict=True
-            ):
-                if seen.shape[1] >= _SHORTEST * length:
-                    said = (_bands(seen) / limits[:, None]).max(0)[:, None]
+            for direction, (seen, into) in enumerate(((part, own), (part.T, own.T))):
+                if self._judges(direction, seen):
+                    said = (_bands(seen) / expected[direction][:, None]).max(0)[:, None]
                     np.maximum(into, cv2.morphologyEx(said, cv2.MORPH_CLOSE, _ONE), out=into)
         logit = np.minimum((times - _FROM) * _STEEP, MOST)
         return np.where(times > 1, logit, np.float32(NONE)).astype(np.float32)
+
+    def _judges(self, direction: int, seen: Float[NDArray[np.float32], "i j"]) -> bool:
+        """Whether rows are long enough to be compared with those of good cloth."""
+        return bool(seen.shape[1] >= _SHORTEST * self._lengths[direction])
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""

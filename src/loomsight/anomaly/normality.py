@@ -278,6 +278,8 @@ class Normality:
         mosaic = _mosaic(shape)
         numbers = mosaic.covering(boxes)
         known = mosaic.known(numbers)
+        if not numbers:  # the boxes lie nowhere
+            return np.zeros(shape, np.float32), None, known
         box = _window([mosaic.tiles[number] for number in numbers], image)
         strange, taught = self._said(_View(self._light.even(image, box), shape, box, numbers))
         excess = self._excess(strange) if known.all() else 0.0
@@ -563,8 +565,8 @@ def _placed(
 
 
 def _window(tiles: Sequence[Tile], image: Picture) -> Box:
-    """The part of a picture that tiles lie in, with the surroundings that their brightness comes from."""
-    reach = int(4 * _AROUND)  # as far as the Gaussian does
+    """The part of a picture that tiles lie in, and what else the brightness around their inner part needs."""
+    reach = int(4 * _AROUND) - BORDER  # the Gaussian's; a tile's border has no say
     return (
         max(0, min(tile.x0 for tile in tiles) - reach),
         max(0, min(tile.y0 for tile in tiles) - reach),

@@ -12,7 +12,7 @@ from loomsight.fabric.look import Look
 from loomsight.fabric.types import Picture
 from loomsight.profile import Profile
 
-MOST = 200  # pictures looked at, evenly over the roll; of a video of unknown length, all
+MOST = 200  # pictures looked at, evenly over the roll, and as many in full; of a video of unknown length, all
 _WINDOW, _FEWEST = 15, 5  # pictures whose median counts, of a roll that has them: one stain is no drift
 _RECALIBRATE = "recalibrate: 'loomsight teach' with good cloth of today"
 

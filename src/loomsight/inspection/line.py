@@ -50,7 +50,7 @@ class Ledger:
     """received = inspected + skipped + failed: every picture is accounted for.
 
     Attributes:
-        skipped: could not be read; failed: could be read, but the network gave no answer.
+        skipped: could not be read; failed: could be read, but not inspected.
     """
 
     received: int = 0
@@ -291,7 +291,7 @@ class _Walk:
         if missing:
             self.result.warnings.append(
                 f"Not inspected: {missing:,} of {ledger.received:,} pictures; {ledger.skipped:,} could not "
-                f"be read, {ledger.failed:,} got no answer from the network."
+                f"be read, {ledger.failed:,} could be read but not inspected."
             )
 
     def _other_width(self) -> list[str]:

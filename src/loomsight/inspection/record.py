@@ -80,7 +80,7 @@ class Gap:
         picture: name of the picture, or of the first of ``count`` frames.
         start, stop: pixels from the roll's start; the length of a picture that could not be read is
             taken to be that of the one before it.
-        kind: "skipped" (could not be read) or "failed" (the network gave no answer).
+        kind: "skipped" (could not be read) or "failed" (could be read, but not inspected).
         reason: in one line.
     """
 

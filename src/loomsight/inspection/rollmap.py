@@ -224,7 +224,8 @@ class RollMap:
 
 @dataclass(slots=True)
 class _Cells:
-    """The band cut into cells: its surest score and longest and widest defect; and counts along the roll."""
+    """The band cut into cells: of each its surest score, its longest defect, and how far the mark that is
+    drawn longest reaches; and counts along the roll."""
 
     score: NDArray[np.float32]
     size: NDArray[np.float32]
@@ -241,7 +242,8 @@ class _Cells:
         j = min(max(int(across * _CELLS[1]), 0), _CELLS[1] - 1)
         self.score[i, j] = max(self.score[i, j], mark.score, 1e-6)
         self.size[i, j] = max(self.size[i, j], size)
-        if max(extent) > self.extent[i, j].max():
+        drawn = _RIGHT - _LEFT, _BAND  # what a share of either side is, of the picture
+        if np.multiply(extent, drawn).max() > (self.extent[i, j] * drawn).max():
             self.extent[i, j] = np.minimum(extent, 1.0)
         self.count[min(max(int(along * len(self.count)), 0), len(self.count) - 1)] += 1
 

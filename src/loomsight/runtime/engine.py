@@ -330,9 +330,10 @@ class UnionEngine:
 
 
 def _span(where: Mask) -> tuple[slice, slice]:
-    """The rows and columns that a mask lies in."""
-    rows, columns = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    """The rows and columns that a mask lies in; none where it is empty."""
+    spans = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(own[0], own[-1] + 1) if len(own) else slice(0) for own in spans)
+    return rows, columns
 
 
 def hasten(normality: Normality, features: Compiled | None, student: Compiled | None) -> None:

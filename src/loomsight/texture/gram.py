@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from loomsight.backbones import efficientnet_lite, vgg
 from loomsight.backbones.weights import LITE0, VGG16_HED
 from loomsight.fabric.images import to_rgb
+from loomsight.fabric.light import sample
 from loomsight.fabric.types import Picture
 
 _PATCH = 128  # px: some ten repeats of a usual weave
@@ -197,5 +198,5 @@ def _shrunk(image: Picture, by: int) -> Picture:
 def _colour(image: Picture) -> NDArray[np.float32]:
     """Mean and deviation of L, a and b, L in [0, 1] and a, b on its scale."""
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 250_000))  # some 250,000 pixels say it all
-    lab = cv2.cvtColor(image[::step, ::step].astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    lab = cv2.cvtColor(sample(image, step).astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
     return (np.concatenate((lab.mean(axis=0), lab.std(axis=0))) / 100).astype(np.float32)
