@@ -96,7 +96,7 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
             continue
         contenders[NAMES[name]] = of(NAMES[name], engine, roll[:6] if name == "torch" else roll)
     fastest = profile.fastest
-    gate = profile.gated(profile.engine(fastest, largest="measured"))
+    gate = profile.gated(profile.engine(fastest))
     if gate is not None:
         contenders["gated"] = of("gated", gate, roll)
     speeds = by_turns(contenders, rounds=rounds)
@@ -138,7 +138,7 @@ def _grid(profile: Profile, roll: list[Picture]) -> None:
 
 def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
     """From files: decoding alone, the gated engine alone, and both as a line runs them."""
-    engine = profile.gated(profile.engine(profile.fastest, largest="measured"))
+    engine = profile.gated(profile.engine(profile.fastest))
     if engine is None:
         raise SystemExit("the profile has no gate")
     point = profile.card.operating_point

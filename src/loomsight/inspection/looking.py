@@ -52,8 +52,10 @@ class Looking:
         self.gate: GatedEngine | None = None
         self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
         if engine is None:
-            self._own = own = profile.engine(runtime, largest="measured")
-            if gated and runtime != "torch" and self.detector is None:
+            gated = gated and runtime != "torch" and self.detector is None and profile.card.gate is not None
+            # behind a gate single places are looked at; the tile that is best for whole pictures is too large
+            self._own = own = profile.engine(runtime, largest=None if gated else "measured")
+            if gated:
                 self.gate = profile.gated(own)
             engine = own
         self.engine = engine
