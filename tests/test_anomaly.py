@@ -18,7 +18,7 @@ from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import windows
 from loomsight.anomaly.memory import Memory, MemorySettings, _Level
-from loomsight.anomaly.normality import Normality, open_method
+from loomsight.anomaly.normality import Normality, _Even, open_method
 from loomsight.anomaly.prediction import Prediction
 from loomsight.anomaly.residual import Residual
 from loomsight.anomaly.student import Student
@@ -490,6 +490,30 @@ def test_methods_count_in_the_tails_of_good_cloth() -> None:
     picture, where = holed(good_cloth()[5], 80, 200)
     one, other = plain.score(picture), loud.score(picture)
     assert abs(float(one[where].mean()) - float(other[where].mean())) < 0.1
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_contrast_is_that_of_all_the_weave_wherever_it_begins(start: int) -> None:
+    """It is read from every third row and column."""
+    rows = np.tile(np.array([60, 160, 110], np.uint8), 100)[start : start + 240]
+    woven = np.repeat(rows[:, None], 240, axis=1)
+    assert measure(woven, None)["contrast"] == pytest.approx(np.log(100 / 110), abs=0.1)
+
+
+def test_expectations_come_from_all_of_the_cloth_also_where_the_first_picture_is_small() -> None:
+    read: list[int] = []
+
+    class Pictures(Sequence[Picture]):
+        def __len__(self) -> int:
+            return 41
+
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            return np.full((700, 700) if index else (64, 64), 100 + index % 9, np.uint8)
+
+    shown = list(_Even(Light((100.0, 100.0, 100.0), 10.0), Pictures()).some())
+    assert sum(one.shape[0] * one.shape[1] for one in shown) == pytest.approx(8e6, rel=0.1)
+    assert np.mean(read) == pytest.approx(20, abs=5)
 
 
 def test_an_aged_lamp_a_soft_lens_and_another_lot_are_drift_and_a_stain_is_none() -> None:

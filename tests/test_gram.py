@@ -65,6 +65,16 @@ def test_compression_keeps_distances_and_ignores_the_strength_of_the_light() -> 
     assert np.isfinite(compress(np.zeros((1, 5, 5), np.float32))).all()
 
 
+@pytest.mark.parametrize("repeat", [2, 3])
+def test_a_large_picture_is_as_light_wherever_its_weave_begins(encoder: TextureEncoder, repeat: int) -> None:
+    """Its colour is read from some of its rows only."""
+    side = 1000 if repeat == 2 else 1500  # read from every second, or every third
+    rows = np.tile(np.array([60, 160, 110], np.uint8)[:repeat], side // repeat + 1)
+    woven = np.repeat(rows[:, None, None], side, axis=1).repeat(3, axis=2)
+    codes = np.stack([encoder.code(woven[start : start + side]) for start in range(2)])
+    np.testing.assert_allclose(codes[0, -6:], codes[1, -6:], atol=1e-3)
+
+
 def test_one_cloth_is_near_itself_and_far_from_another(encoder: TextureEncoder) -> None:
     structures: tuple[Structure, ...] = ("plain", "twill 2/2", "basket 2/2", "jersey")
     codes = np.stack([encoder.code(cloth(s, seed)) for s in structures for seed in (1, 2)])

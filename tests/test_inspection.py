@@ -229,6 +229,7 @@ def test_a_later_picture_that_is_narrower_than_the_margins_is_not_inspected_and_
     (gap,) = read(tmp_path / "out")["not_inspected"]
     assert gap["picture"] == "1.png"
     assert "a margin of 5 mm leaves nothing" in (tmp_path / "out/report.html").read_text()
+    assert "0 could not be read, 1 could be read but not inspected." in result.warnings[0]
 
 
 def test_along_x_a_promise_for_a_web_of_another_width_is_said(tmp_path: Path) -> None:

@@ -462,11 +462,9 @@ class _Even(Sequence[Picture]):
     def some(self) -> Iterator[Picture]:
         """As many of them, spread evenly, as have about :data:`_SHOWN` pixels together; at least one."""
         height, width = self._pictures[0].shape[:2]
-        shown = 0
+        shown, places = 0, _spread(len(self), max(1, _SHOWN // (height * width)))
         # In any order, so that they are spread evenly also where the first is smaller than others.
-        for index in np.random.default_rng(0).permutation(
-            _spread(len(self), max(1, _SHOWN // (height * width)))
-        ):
+        for index in np.random.default_rng(0).permutation(places):
             even = self[int(index)]
             yield even
             shown += even.shape[0] * even.shape[1]

@@ -64,8 +64,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         if pixels is not None:
             # (v + 128) // 257 is v / 257 rounded, in whole numbers.
             return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        mode = "L" if image.mode in _GREY else "RGB"
-        return _array(image if image.mode == mode else image.convert(mode))
+        return _array(image)
 
 
 def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
@@ -81,9 +80,8 @@ def read_mask(path: Path, shape: tuple[int, int] | None = None) -> Mask:
         ImageError: as :func:`read_image`, or the size is not ``shape``.
     """
     with _decoded(path, MAX_PIXELS) as image:
-        pixels = _grey16(image, path)
-        if pixels is None:
-            pixels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
+        grey16 = _grey16(image, path)
+        pixels: NDArray[Any] = _array(image) if grey16 is None else grey16
         brightest = pixels.max(axis=2) if pixels.ndim == 3 else pixels
         mask: Mask = np.asarray(brightest >= (128 if image.format == "JPEG" else 1))
     if shape is not None and mask.shape != tuple(shape[:2]):
@@ -265,13 +263,15 @@ def _open(file: Any, path: Path) -> ImageFile.ImageFile:
 
 
 def _array(image: Image.Image) -> Picture:
-    """The pixels of a grey or RGB picture.
+    """The pixels of a picture of 8 bits, grey or RGB.
 
     Strip by strip: asked for all at once, Pillow copies them twice, and what leaves the processor's cache
     takes as long as decoding a JPEG.
     """
+    mode = "L" if image.mode in _GREY else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
     width, height = image.size
-    pixels = np.empty((height, width, *([3] if image.mode == "RGB" else [])), np.uint8)
+    pixels = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):
         below = min(top + rows, height)

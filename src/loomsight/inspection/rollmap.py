@@ -224,8 +224,10 @@ class RollMap:
 
 @dataclass(slots=True)
 class _Cells:
-    """The band cut into cells: of each its surest score, its longest defect, and how far the mark that is
-    drawn longest reaches; and counts along the roll."""
+    """The band cut into cells, and counts along the roll.
+
+    Of each cell: its surest score, its longest defect, and how far the mark that is drawn longest reaches.
+    """
 
     score: NDArray[np.float32]
     size: NDArray[np.float32]

@@ -9,9 +9,9 @@ threshold keeps all but the hundredth region that they find.
 2. A *block* of 4 × 4 cells with one above the threshold *passes*: the networks have a quick look at it, with
    a little of its surroundings. Most of these are good all the same: they are nowhere near the threshold.
 3. Around a block where they are near it, and at bars, which are too wide for a gate and are looked for in all
-   cloth, they look once more, at the very tiles that they would see without a gate: so the scores are the
-   same, but that cloth that is stranger as a whole is not known as such. What is found is followed into the
-   next tiles, so that no region is cut off.
+   cloth, they look once more, at the very tiles that their engine cuts a whole picture into: so the scores
+   are the same, but that cloth that is stranger as a whole is not known as such. What is found is followed
+   into the next tiles, so that no region is cut off.
 
 Every :data:`AUDIT`-th picture is looked at in full. So a line measures what the gate loses while it runs, and
 where it passes so much that it does not pay, it is switched off.

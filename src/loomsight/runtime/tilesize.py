@@ -1,10 +1,10 @@
 """How large a tile should be, measured on this machine at first use and remembered.
 
 A large tile wastes little on its borders, a small one stays in the processor's cache: which matters more is
-different for each processor, by a factor of two. What one engine measured here holds for all, so that all
-see the same tiles and give the same scores; but an exported one, which has most to win or lose, measures
-again where torch did. It is kept in the user's cache folder, ``loomsight/tiles.json``; to measure again,
-remove it.
+different for each processor, by a factor of two. What one engine measured here holds for all without a gate,
+so that they see the same tiles and give the same scores; but an exported one, which has most to win or lose,
+measures again where torch did. It is kept in the user's cache folder, ``loomsight/tiles.json``; to measure
+again, remove it.
 """
 
 from __future__ import annotations
