@@ -16,7 +16,7 @@ from loomsight.anomaly import MethodName
 from loomsight.anomaly.calibration import calibrate_union
 from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
-from loomsight.anomaly.features import windows
+from loomsight.anomaly.features import Features, windows
 from loomsight.anomaly.memory import Memory, MemorySettings, _Level
 from loomsight.anomaly.normality import Normality, _Even, open_method
 from loomsight.anomaly.prediction import Prediction
@@ -59,6 +59,14 @@ def holed(picture: Picture, y: int, x: int, radius: int = 6) -> tuple[Picture, M
     changed = picture.copy()
     changed[where] = 12
     return changed, where
+
+
+def test_exported_features_come_to_where_the_memory_compares_them() -> None:
+    features = Features()
+    features.device = torch.device("meta")  # stands for a GPU
+    features.run_by(lambda even: ([np.zeros((4, 2, 2), np.float32)] for _ in even))
+    ((level,),) = features.levels_of([np.zeros((32, 32, 3), np.uint8)])
+    assert level.device == features.device
 
 
 def test_even_light_undoes_a_lamp_that_slopes() -> None:

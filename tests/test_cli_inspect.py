@@ -115,7 +115,7 @@ def test_inspect_writes_its_results_beside_the_profile_by_its_name(
     assert code == 0, err
     assert values["ledger"] == {"received": 2, "inspected": 2, "skipped": 0, "failed": 0}
     assert values["length_px"] == 192
-    assert values["regions"] == len(json.loads((results / "regions.json").read_text())["regions"])
+    assert values["region_count"] == len(json.loads((results / "regions.json").read_text())["regions"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from loomsight.anomaly.drift import sharpness
 from loomsight.fabric.types import Picture
-from loomsight.learn.cloth import doubts_about, part
+from loomsight.learn.cloth import doubts_about, part, spread
 from loomsight.loom import ClothSpec, weave
 
 
@@ -25,6 +27,14 @@ def kinds(images: list[Picture]) -> dict[str, tuple[str, ...]]:
 
 def test_good_pictures_raise_no_doubt() -> None:
     assert kinds(pictures(6)) == {}
+
+
+def test_of_many_pictures_so_many_are_taken_evenly_over_the_roll() -> None:
+    paths = [Path(f"{number}.png") for number in range(199)]
+    some = [int(path.stem) for path in spread(paths, 100)]
+    assert (len(set(some)), some[0], some[-1]) == (100, 0, 198)
+    assert max(np.diff(some)) <= 2
+    assert spread(paths) == paths
 
 
 def test_few_pictures_are_said_to_be_few() -> None:

@@ -113,6 +113,62 @@ def test_an_empty_folder_stays_the_same_folder(tmp_path: Path) -> None:
     assert names(empty) == []
 
 
+def test_results_in_a_mounted_volume_or_where_somebody_stands_are_replaced_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "volume"
+    write_text(out / "maps" / "old.png", "1")
+    write_text(out / "report", "1")
+    before = out.stat().st_ino
+    for stands, folder in ((False, out), (True, Path()), (True, out)):
+        monkeypatch.setattr(Path, "is_mount", lambda _, mounted=not stands: mounted)
+        if stands:
+            monkeypatch.chdir(out)
+        with pytest.raises(KeyboardInterrupt):
+            stop_halfway(folder, replace=True)
+        assert "report" in names(out)
+        with new_folder(folder, replace=True) as work:
+            (work / "report").write_text("2")
+            (work / "maps").mkdir()
+        assert (out.stat().st_ino, names(out), names(out / "maps")) == (before, ["maps", "report"], [])
+        assert (out / "report").read_text() == "2"
+
+
+def test_what_lay_in_a_volume_comes_back_when_the_new_cannot_move_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "volume"
+    write_text(out / "a", "old")
+    write_text(out / "b", "old")
+    monkeypatch.setattr(Path, "is_mount", lambda _: True)
+    move = Path.replace
+
+    def refuse_b(path: Path, to: Path) -> Path:
+        if path.name == "b" and path.read_text() == "new":
+            raise PermissionError(13, "Permission denied", str(path))
+        return move(path, to)
+
+    monkeypatch.setattr(Path, "replace", refuse_b)
+    with pytest.raises(StorageError, match="permission denied"), new_folder(out, replace=True) as work:
+        _write(work, "abc")
+    assert {name: (out / name).read_text() for name in names(out)} == {"a": "old", "b": "old"}
+
+
+def _write(folder: Path, names: str) -> None:
+    for name in names:
+        (folder / name).write_text("new")
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    write_text(tmp_path / "disk" / "twill-v3" / "old", "1")
+    (tmp_path / "twill").symlink_to(tmp_path / "disk" / "twill-v3")
+    with new_folder(tmp_path / "twill", replace=True) as work:
+        (work / "new").write_text("2")
+    assert (tmp_path / "twill").is_symlink()
+    assert names(tmp_path / "disk" / "twill-v3") == ["new"]
+    assert (names(tmp_path), names(tmp_path / "disk")) == (["disk", "twill"], ["twill-v3"])
+
+
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     write_text(tmp_path / "profile", "x")
     with pytest.raises(UsageError, match="a file of that name exists"), new_folder(tmp_path / "profile"):

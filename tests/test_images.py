@@ -226,6 +226,18 @@ def test_a_folder_gives_its_own_pictures_in_the_order_people_expect(tmp_path):
     assert find_images(tmp_path / "frame10.png") == [tmp_path / "frame10.png"]
 
 
+def test_a_pattern_passes_by_what_this_program_wrote(tmp_path):
+    for name in ("1.png", "left/2.png", "result/rollmap.png", "result/maps/1.png", "twill/samples/01.png"):
+        (tmp_path / "roll" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "roll" / name).write_bytes(b"")
+    (tmp_path / "roll/left/regions.json").write_text('{"regions": []}')  # somebody's own
+    (tmp_path / "roll/result/regions.json").write_text('{"loomsight": "inspection",\n "regions": []}')
+    (tmp_path / "roll/twill/profile.sha256").write_text("")
+    assert [path.name for path in find_images(f"{tmp_path}/roll/**/*.png")] == ["1.png", "2.png"]
+    for asked in ("roll/result/**/*.png", "roll/*/maps/*.png"):  # what is named itself is meant
+        assert "1.png" in [path.name for path in find_images(f"{tmp_path}/{asked}")]
+
+
 def test_a_missing_source_is_a_wrong_argument_and_an_empty_folder_is_not(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder") as missing:
         find_images(tmp_path / "nowhere")

@@ -98,8 +98,13 @@ def cloth(height: int = 40, width: int = 60) -> Picture:
 
 
 def read(out: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((out / "regions.json").read_text())
+    values: dict[str, Any] = json.loads((out / "regions.json").read_text(), object_pairs_hook=_once)
     return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len({key for key, _ in pairs}) == len(pairs), "a name stands twice"
+    return dict(pairs)
 
 
 @settings(max_examples=6)
@@ -213,10 +218,24 @@ def test_nothing_is_reported_near_a_selvedge_but_what_reaches_out_of_it(
         for margin in (0, 5)
     }
     assert (found[0].regions, found[5].regions) == (4, 2)
-    assert "within 5 mm of either selvedge: 2 regions were left out" in found[5].notes[-1]
+    assert "within 5 mm of either selvedge; regions left out there: 2." in found[5].notes[-1]
     with pytest.raises(UsageError, match="leaves nothing of the cloth"):
         inspect(tmp_path / "roll", scaled, tmp_path / "none", engine=Bright(), along=along, margin=15)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_page_without_regions_does_not_deny_those_within_the_margins(
+    tmp_path: Path, scaled: Profile
+) -> None:
+    image = cloth(60, 60)
+    image[20:24, 2:6] = 250
+    write_png(tmp_path / "roll/1.png", image)
+    for margin, says in ((0, ""), (5, "No region of the inspected cloth between the margins scored above")):
+        result = inspect(tmp_path / "roll", scaled, tmp_path / "out", engine=Bright(), margin=margin)
+        assert (result.regions, result.left_out) == ((0, 1) if margin else (1, 0))
+        text = (tmp_path / "out/report.html").read_text()
+        assert says in text
+        assert ("No region of the inspected cloth" in text) == bool(margin)
 
 
 def test_a_later_picture_that_is_narrower_than_the_margins_is_not_inspected_and_no_more(
@@ -259,6 +278,26 @@ def test_a_roll_of_few_pictures_tells_of_an_old_lamp_too(tmp_path: Path, picture
         result = inspect(tmp_path / f"{lamp}", made, tmp_path / f"out{lamp}", engine=Bright())
         weaker = any("The light is 60% weaker" in one for one in result.warnings)
         assert weaker == (lamp < 1)
+
+
+def test_a_lamp_that_is_first_too_weak_and_later_too_strong_is_said_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(0).integers(90, 160, (64, 96), np.uint8)
+    score = np.full(image.shape, 0.1, np.float32)
+    card = reference([image], [score])
+    made = profile(tmp_path / "profile", drift=card)
+    lamp = {"light": 0.0}
+    monkeypatch.setattr(drift, "measure", lambda *_: {"light": card.usual["light"] + lamp["light"]})
+    check = drift.DriftCheck(made, 90)
+    for index in range(90):
+        lamp["light"] = (-0.6, 0.0, 0.9)[index // 30]
+        check.look(index, f"{index:03d}.png", image, Look.whole(score))
+    weak, strong = check.warnings()
+    assert "weaker" in weak
+    assert "From 000.png on" in weak
+    assert "stronger" in strong
+    assert "From 060.png on" in strong
 
 
 def test_a_gate_that_is_switched_off_does_not_have_every_picture_measured(

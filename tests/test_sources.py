@@ -47,6 +47,8 @@ def test_a_bad_picture_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     assert (first.index, bad.index, last.index) == (0, 1, 2)
     assert isinstance(bad, Unread)
     assert str(tmp_path / "b.png") in str(bad.error)
+    # a half-decoded strip of 100 megapixels must not wait in memory with the line that says why
+    assert bad.error.__traceback__ is bad.error.__cause__ is bad.error.__context__ is None
 
 
 def test_pictures_that_share_a_name_are_told_apart_and_it_is_said(tmp_path: Path) -> None:

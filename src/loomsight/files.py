@@ -94,12 +94,24 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+RESULTS, RESULTS_BEGIN = "regions.json", '{"loomsight": "inspection"'
+"""A file that the results of an inspection have, and how it begins."""
+
+
+def written_by_us(folder: Path) -> bool:
+    """Whether a folder is what this program wrote: the results of an inspection, a profile or a base."""
+    if (folder / RESULTS).is_file():
+        with (folder / RESULTS).open("rb") as file:
+            return file.read(len(RESULTS_BEGIN)) == RESULTS_BEGIN.encode()
+    return any((folder / f"{kind}.sha256").is_file() for kind in ("profile", "base"))
+
+
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends well, and is removed otherwise.
 
     Args:
-        path: the folder to make. An existing empty folder is taken over.
+        path: the folder to make, or a link to it. An existing empty folder is taken over.
         replace: take the place of an existing folder, which goes only after the new one is whole.
 
     Raises:
@@ -113,24 +125,24 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         taken = existed and any(path.iterdir())
         if taken and not replace:
             raise UsageError("the folder exists", where=path, do="remove it, or choose another with --out")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # An empty folder stays where it is: it may be a mounted volume, which cannot be renamed.
-        home = path if existed and not taken else path.parent
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".part", dir=home))
+        goal = path.resolve()  # a link stays one, and "." has a name
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        # A mounted volume cannot be renamed, and who stands in a folder would find it gone.
+        stays = existed and (not taken or goal.is_mount() or Path.cwd().is_relative_to(goal))
+        home = goal if stays else goal.parent
+        work = Path(tempfile.mkdtemp(prefix=f".{goal.name[:60]}.", suffix=".part", dir=home))
     try:
         with storage_errors(path, below=work):
             yield work
         with storage_errors(path):
-            if taken:
+            if stays:
+                _move_in(work, goal)
+            elif taken:
                 work.chmod(0o755)
-                _take_place(work, path)
-            elif existed:
-                for child in sorted(work.iterdir()):
-                    child.replace(path / child.name)
-                work.rmdir()
+                _take_place(work, goal)
             else:
                 work.chmod(0o755)
-                work.replace(path)
+                work.replace(goal)
     except BaseException:  # Ctrl-C too: nothing half-written stays
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -150,6 +162,26 @@ def _take_place(work: Path, path: Path) -> None:
         (aside / "was").replace(path)
         aside.rmdir()
         raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_in(work: Path, path: Path) -> None:
+    """Put what is in the folder ``work``, which lies in ``path``, in place of all else there."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name[:60]}.", suffix=".old", dir=path))
+    moves = [(child, aside / child.name) for child in path.iterdir() if child not in (work, aside)]
+    moves += [(child, path / child.name) for child in sorted(work.iterdir())]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for move in moves:
+            done.append(move)
+            move[0].replace(move[1])
+    except BaseException:  # Ctrl-C too: what was there comes back
+        for was, now in reversed(done):
+            if not was.exists():
+                now.replace(was)
+        aside.rmdir()
+        raise
+    work.rmdir()
     shutil.rmtree(aside, ignore_errors=True)
 
 

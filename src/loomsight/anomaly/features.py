@@ -57,7 +57,8 @@ class Features:
     def levels_of(self, even: Sequence[Picture]) -> Iterator[list[Float[Tensor, "c h w"]]]:
         """The same of several pictures or tiles, in order."""
         if self._other is not None and not any(side % STEP for one in even for side in one.shape[:2]):
-            yield from ([torch.from_numpy(level) for level in levels] for levels in self._other(even))
+            for levels in self._other(even):
+                yield [torch.from_numpy(level).to(self.device) for level in levels]
             return
         for one in even:
             x = torch.from_numpy(np.ascontiguousarray(one)).to(self.device).permute(2, 0, 1)[None]

@@ -48,6 +48,7 @@ def export(
       loomsight export twill --sampling discrete --json
     """
     from loomsight.fabric.images import find_images, read_images
+    from loomsight.learn.cloth import spread
     from loomsight.learn.ship import export_profile
     from loomsight.profile import Profile
     from loomsight.progress import for_stream
@@ -57,7 +58,9 @@ def export(
     paths = find_images(good) if good is not None else []
     opened = Profile.open(profile)
     with for_stream() as progress:
-        pictures = [image for _, image in read_images(paths, on_error="fail")] if paths else []
+        pictures = [image for _, image in read_images(spread(paths), on_error="fail")]
+        if len(pictures) < len(paths):
+            progress.say(f"note: {len(pictures)} of {len(paths)} good pictures are used, spread evenly")
         made = export_profile(
             opened,
             good=pictures,

@@ -28,7 +28,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from loomsight.errors import DatasetError, ImageError, UsageError
 from loomsight.fabric.types import Mask, Picture
-from loomsight.files import write_bytes
+from loomsight.files import write_bytes, written_by_us
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
 """What the decoder is allowed to try, by Pillow's names; PPM is the whole family PBM, PGM, PPM."""
@@ -125,7 +125,9 @@ def find_images(source: Path | str) -> list[Path]:
     """The pictures of a folder, a glob pattern or a single file.
 
     A folder gives its own pictures, by suffix, not those of folders below it and no hidden ones. A pattern
-    may reach deeper with ``**``. The order is that of people: ``frame2`` comes before ``frame10``.
+    may reach deeper with ``**``, and there it passes by the results, profiles and bases that this program
+    wrote: a roll map or a sample is no cloth of the roll. The order is that of people: ``frame2`` comes
+    before ``frame10``.
 
     Raises:
         UsageError: the source does not exist, or a pattern matches no picture.
@@ -146,9 +148,24 @@ def find_images(source: Path | str) -> list[Path]:
         raise UsageError("no such file or folder", where=source, do="check the path")
     matches = glob.glob(str(source), recursive=True)  # noqa: PTH207, Path.glob takes no absolute pattern
     found = _pictures(map(Path, matches))
+    if "**" in str(source):
+        found = _not_ours(found, Path(str(source).partition("**")[0]))
     if not found:
         raise UsageError("no picture matches", where=source, do="check the pattern, and quote it")
     return found
+
+
+def _not_ours(paths: list[Path], root: Path) -> list[Path]:
+    """The paths that lie in no folder of this program below ``root``."""
+    ours: dict[Path, bool] = {root: False, root.parent: False}
+
+    def lies_in_ours(folder: Path) -> bool:
+        if folder not in ours:
+            above = folder != folder.parent and lies_in_ours(folder.parent)
+            ours[folder] = above or written_by_us(folder)
+        return ours[folder]
+
+    return [path for path in paths if not lies_in_ours(path.parent)]
 
 
 def to_rgb(image: Picture) -> Picture:

@@ -31,7 +31,8 @@ class DriftCheck:
         self._fewest = min(_FEWEST, total or _FEWEST)
         self._due = 0  # the next picture whose whole map is wanted
         self._last: dict[str, deque[tuple[str, float]]] = {}
-        self._found: dict[str, tuple[float, str]] = {}  # the farthest so far, and where it began
+        # of each figure, too high or too low: the farthest so far, and where it began
+        self._found: dict[tuple[str, bool], tuple[float, str]] = {}
 
     def look(self, index: int, name: str, picture: Picture, score: Look) -> None:
         """Measure picture number ``index`` if it is one of the sample."""
@@ -51,8 +52,8 @@ class DriftCheck:
             off = float(np.median([by for _, by in all_off]))
             if abs(off) > allowed:
                 first = next(seen for seen, by in all_off if abs(by) > allowed and by * off > 0)
-                before, since = self._found.get(key, (0.0, first))
-                self._found[key] = (off if abs(off) > abs(before) else before, since)
+                before, since = self._found.get((key, off > 0), (0.0, first))
+                self._found[key, off > 0] = (off if abs(off) > abs(before) else before, since)
 
     def _off(self, key: str, value: float) -> float:
         assert self._card is not None  # noqa: S101 — without one nothing is looked at
@@ -63,7 +64,7 @@ class DriftCheck:
         """What has drifted, from which picture on, and what to do."""
         return [
             f"{_words(key, off)} From {since} on. Check the lamp and the lens, or {_RECALIBRATE}."
-            for key, (off, since) in self._found.items()
+            for (key, _), (off, since) in self._found.items()
         ]
 
 

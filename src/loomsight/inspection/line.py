@@ -69,7 +69,8 @@ class Inspection:
         length_px: of the roll, what was not inspected included; width_px: of the widest picture.
         inspected_px: length inspected; megapixels: area inspected.
         mm_per_px: the scale, or None.
-        regions: how many were found; defective: in how many pictures; highest: their highest score.
+        regions: how many were found; defective: in how many pictures; left_out: further ones, within the
+            margins; highest: the highest score of all the cloth, the margins too.
         rate: the profile's promise of false alarms.
         engine: what ran the networks; gate: what the gate before them did, if there was one.
         notes: what the reader should know; warnings: what the reader must know.
@@ -89,6 +90,7 @@ class Inspection:
     megapixels: float = 0.0
     regions: int = 0
     defective: int = 0
+    left_out: int = 0
     highest: float = 0.0
     seconds: float = 0.0
     engine: str = ""
@@ -139,7 +141,7 @@ class Inspection:
             "along": self.along, "mm_per_px": self.mm_per_px, "ledger": asdict(self.ledger),
             "length_px": self.length_px, "width_px": self.width_px, "length_m": _rounded(self.length_m),
             "inspected_m": _rounded(self.inspected_m), "megapixels": round(self.megapixels, 6),
-            "regions": self.regions, "pictures_with_regions": self.defective,
+            "region_count": self.regions, "pictures_with_regions": self.defective,
             "highest_score": round(self.highest, 5),
             "per_100_m": _rounded(self.per_100_m), "per_megapixel": round(self.per_megapixel, 4),
             "false_alarms_to_expect": _rounded(self.expected_false), "seconds": round(self.seconds, 3),
@@ -249,7 +251,6 @@ class _Walk:
         self.result.engine = getattr(looking.engine, "runtime", "")
         self._margin = margin / (profile.scale or 1.0)  # pixels
         self._said_margin = f"{margin:g} {'px' if profile.scale is None else 'mm'}"
-        self._left_out = 0  # regions within the margins
         self._cloth, self._drift = ClothCheck(profile, frames.total), DriftCheck(profile, frames.total)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
@@ -284,8 +285,8 @@ class _Walk:
             self.result.notes += self._other_width()
         if self._margin:
             self.result.notes.append(
-                f"Nothing is reported within {self._said_margin} of either selvedge: "
-                f"{self._left_out:,} regions were left out."
+                f"Nothing is reported within {self._said_margin} of either selvedge; "
+                f"regions left out there: {self.result.left_out:,}."
             )
         missing = ledger.skipped + ledger.failed
         if missing:
@@ -333,7 +334,7 @@ class _Walk:
             score = checked(look, image)
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]
-            self._left_out += len(everywhere) - len(regions)
+            result.left_out += len(everywhere) - len(regions)
         except LoomsightError as error:
             result.ledger.failed += 1
             self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))

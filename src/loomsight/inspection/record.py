@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from loomsight.fabric.types import UNKNOWN, Place, Region
+from loomsight.files import RESULTS, RESULTS_BEGIN, written_by_us
 
 COLUMNS = (
     "picture", "index", "score", "type", "along_m", "across_mm", "length_mm",
     "along_px", "across_px", "x0", "y0", "x1", "y1", "area_px", "length_px",
 )  # fmt: skip
 """Of ``regions.csv``, in order. Metres and millimetres are empty when the scale is unknown."""
-
-MAGIC = '{"loomsight": "inspection"'
-"""How ``regions.json`` begins: by this an earlier inspection is told from a folder of somebody's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +145,12 @@ class Record:
                 )
 
     def write_json(self, head: Mapping[str, Any]) -> None:
-        """Write ``regions.json``: ``head``, then ``not_inspected`` and ``regions``, row by row."""
-        with (self._folder / "regions.json").open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(MAGIC)
+        """Write ``regions.json``: ``head``, then ``not_inspected`` and ``regions``, row by row.
+
+        A key of the head must not be one of these: JSON has each name once (RFC 8259).
+        """
+        with (self._folder / RESULTS).open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(RESULTS_BEGIN)
             for key, value in head.items():
                 file.write(
                     f",\n  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
@@ -173,8 +174,6 @@ class Record:
 
 def is_inspection(folder: Path) -> bool:
     """Whether a folder is an earlier inspection and nothing else, so that a new one may take its place."""
-    ours = {"regions.json", "regions.csv", "rollmap.png", "report.html", "maps"}
-    if not (folder / "regions.json").is_file() or not {path.name for path in folder.iterdir()} <= ours:
-        return False
-    with (folder / "regions.json").open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC.encode()
+    ours = {RESULTS, "regions.csv", "rollmap.png", "report.html", "maps"}
+    names = {path.name for path in folder.iterdir()}
+    return RESULTS in names and names <= ours and written_by_us(folder)

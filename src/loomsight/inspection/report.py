@@ -149,7 +149,8 @@ def write_report(
     for note in inspection.notes:
         sheet.note(note)
     if not inspection.regions:
-        sheet.note("No region of the inspected cloth scored above the threshold.", kind="good")
+        between = " between the margins" if inspection.left_out else ""
+        sheet.note(f"No region of the inspected cloth{between} scored above the threshold.", kind="good")
     sheet.heading("Roll map")
     alt = f"Roll map: {inspection.regions} regions in {inspection.extent}"
     sheet.picture(page.Image(rollmap, alt=alt, caption=_how_to_read(inspection)))

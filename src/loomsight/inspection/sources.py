@@ -128,8 +128,11 @@ def _decoded(paths: Iterable[Path]) -> Iterator[tuple[Path, Picture | ImageError
         path, future = waiting.popleft()
         try:
             return path, future.result()
-        except ImageError as error:
-            return path, error
+        except ImageError as error:  # where it was raised, and by what, holds the half-decoded picture
+            error.__cause__ = error.__context__ = None
+            return path, error.with_traceback(None)
+        finally:
+            del future
 
     with ThreadPoolExecutor(workers, "decoder") as pool:
         try:

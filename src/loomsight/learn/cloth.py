@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,9 +12,17 @@ from loomsight.anomaly.drift import sharpness
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.types import Picture
 
+MOST_GOOD = 400  # good pictures in memory, unless said otherwise
 FEW = 5  # with fewer pictures the operating point rests on too little cloth
 _SATURATED = 0.05  # share of pixels at the end of the range
 _SOFT = 0.25  # sharpness below this share of the median picture's
+
+
+def spread(paths: Sequence[Path], most: int = MOST_GOOD) -> list[Path]:
+    """So many of the pictures at most, evenly over the roll: memory does not grow with a long one."""
+    if len(paths) <= most:
+        return list(paths)
+    return [paths[at] for at in np.linspace(0, len(paths) - 1, most).astype(int)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
-from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part
+from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread
 from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_detector, learn_detector
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_KNOWN = 600  # pictures of known fabrics held in memory
-MOST_GOOD = 400  # good pictures learned from; more are said to be left out
 TEXTURE_PICTURES = 12  # good pictures whose texture code is taken: about a second each
 TEXTURE_SHARE = 0.1  # of the minutes, at most, to compare the cloth with the known fabrics
 FEW_STEPS = 150  # of training: with fewer the network finds little, and a report may look well all the same
@@ -402,10 +401,9 @@ def _read_good(
         skipped.append(str(error))
         progress.say(f"skipped: {error}")
 
-    chosen = paths
-    if len(paths) > MOST_GOOD:
-        chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, MOST_GOOD).astype(int)]
-        progress.say(f"note: {MOST_GOOD} of {len(paths)} good pictures are used, spread evenly")
+    chosen = spread(paths)
+    if len(chosen) < len(paths):
+        progress.say(f"note: {len(chosen)} of {len(paths)} good pictures are used, spread evenly")
     on_error = "skip" if settings.on_bad_picture == "skip" else "fail"
     for path, image in read_images(chosen, on_error=on_error, report=tell):  # type: ignore[arg-type]
         names.append(path.name)

@@ -19,8 +19,7 @@ from loomsight.errors import UsageError
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
-from loomsight.learn.cloth import GoodCloth, part
-from loomsight.learn.job import MOST_GOOD
+from loomsight.learn.cloth import GoodCloth, part, spread
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
@@ -171,8 +170,7 @@ def _check(profile: Profile) -> None:
 
 
 def _good(profile: Profile, good: Path | str) -> tuple[list[Picture], GoodCloth]:
-    paths = find_images(good)
-    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, MOST_GOOD).astype(int))]
+    chosen = spread(find_images(good))
     camera = profile.camera()
     pictures = [image if camera is None else camera.correct(image) for _, image in read_images(chosen)]
     return pictures, part(pictures)

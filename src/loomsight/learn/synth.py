@@ -18,6 +18,7 @@ from loomsight.errors import DatasetError
 from loomsight.fabric.images import find_images, read_images, write_png
 from loomsight.fabric.types import UNKNOWN, LabelledPicture
 from loomsight.files import new_folder, sha256_file, write_json
+from loomsight.learn.cloth import spread
 from loomsight.learn.samples import make_samples
 from loomsight.progress import Progress
 from loomsight.synthesis.samples import Bank
@@ -70,8 +71,7 @@ def synthesise(
     opened = Base.open(base or shipped())
     opened.check_arm(settings.arm)
     paths = find_images(good)
-    chosen = paths[:: max(1, len(paths) // MOST_GOOD)][:MOST_GOOD]
-    pictures = [image for _, image in read_images(chosen)]
+    pictures = [image for _, image in read_images(spread(paths, MOST_GOOD))]
     encoder = TextureEncoder(opened.card.encoder)
     coded = pictures[:: max(1, len(pictures) // CODED)][:CODED]
     code = encoder.codes(progress.track(coded, "texture code", len(coded))).mean(axis=0)
