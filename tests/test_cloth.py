@@ -6,13 +6,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomsight.anomaly.drift import sharpness
+from loomsight.fabric.images import write_png
 from loomsight.fabric.types import Picture
 from loomsight.learn.cloth import doubts_about, part, spread
 from loomsight.loom import ClothSpec, weave
+from loomsight.progress import Progress
 
 
 def pictures(count: int, seed: int = 0) -> list[Picture]:
@@ -31,10 +34,25 @@ def test_good_pictures_raise_no_doubt() -> None:
 
 def test_of_many_pictures_so_many_are_taken_evenly_over_the_roll() -> None:
     paths = [Path(f"{number}.png") for number in range(199)]
-    some = [int(path.stem) for path in spread(paths, 100)]
+    said: list[str] = []
+    progress = Progress()
+    progress.say = said.append  # type: ignore[method-assign]
+    some = [int(path.stem) for path in spread(paths, progress, 100)]
     assert (len(set(some)), some[0], some[-1]) == (100, 0, 198)
     assert max(np.diff(some)) <= 2
-    assert spread(paths) == paths
+    assert said == ["note: 100 of 199 good pictures are used, spread evenly: at most 100, and 200 megapixels"]
+    assert spread(paths, progress) == paths
+    assert spread([], progress) == []
+
+
+def test_of_large_pictures_fewer_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loomsight.learn.cloth.MOST_PIXELS", 4 * 60 * 40)
+    for number in range(9):
+        write_png(tmp_path / f"{number}.png", np.zeros((40, 60), np.uint8))
+    paths = sorted(tmp_path.iterdir())
+    assert [path.stem for path in spread(paths, Progress())] == ["0", "2", "5", "8"]
+    write_png(tmp_path / "8.png", np.zeros((400, 600), np.uint8))
+    assert len(spread(paths, Progress())) == 1
 
 
 def test_few_pictures_are_said_to_be_few() -> None:

@@ -388,6 +388,61 @@ def test_errors_can_be_collected_and_the_rest_is_read(tmp_path: Path) -> None:
     assert len(errors) == 1
 
 
+def test_a_picture_whose_defect_cannot_be_read_is_never_good_cloth(tmp_path: Path) -> None:
+    second = {"id": 2, "image_id": 7, "category_id": 99, "bbox": [1, 1, 4, 4]}
+    lost = {"id": 2, "category_id": 3, "bbox": [1, 1, 4, 4]}  # of which picture?
+    first = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 5, 10, 4]}
+    make_coco(tmp_path / "coco", coco() | {"annotations": [first, second]})
+    make_coco(tmp_path / "cocolost", coco() | {"annotations": [lost]})
+    make_voc(tmp_path / "voc", VOC[:60])
+    make_voc(tmp_path / "vocjpg", VOC.replace("v.png", "v.jpg"))
+    errors: list[Exception] = []
+    items = read_dataset(tmp_path, on_error=errors.append)
+    assert sorted(f"{item.fabric} {item.path.name}" for item in items) == [
+        "coco b.png",
+        "voc w.png",
+        "vocjpg w.png",
+    ]
+    assert len(errors) == 4
+
+
+def test_a_file_of_something_else_hides_no_fabric(tmp_path: Path) -> None:
+    make_plain(tmp_path / "twill")
+    text(tmp_path / "camera.xml", "<settings><gain>3</gain></settings>")
+    text(tmp_path / "my_annotations.json", '{"tool": "x"}')
+    put(tmp_path / "wool" / "1.png")
+    text(tmp_path / "wool" / "lens.xml", "<lens/>")
+    assert {item.fabric for item in read_dataset(tmp_path)} == {"twill", "wool"}
+
+
+def test_masks_are_no_cloth_wherever_they_lie(tmp_path: Path) -> None:
+    """MVTec's test pictures without its good ones; pictures and masks side by side."""
+    put(tmp_path / "carpet" / "test" / "hole" / "0.png")
+    put_mask(tmp_path / "carpet" / "ground_truth" / "hole" / "0_mask.png")
+    put(tmp_path / "loose" / "pictures" / "0.png")
+    put_mask(tmp_path / "loose" / "masks" / "0.png")
+    items = {item.fabric: item for item in read_dataset(tmp_path)}
+    assert set(items) == {"carpet", "loose/pictures"}
+    assert not items["carpet"].good
+    assert items["carpet"].load().mask is not None
+
+
+def test_the_sides_of_a_data_set_are_one_fabric(tmp_path: Path) -> None:
+    for side in ("train", "valid"):
+        put(tmp_path / "twill" / side / "a.png", 5)
+        put(tmp_path / "twill" / side / "b.png", 6)
+        text(tmp_path / "twill" / side / "_annotations.coco.json", json.dumps(coco()))
+        make_voc(tmp_path / "denim" / side)
+    assert {item.fabric for item in read_dataset(tmp_path)} == {"twill", "denim"}
+
+
+def test_an_outline_of_another_picture_is_refused_in_plain_words(tmp_path: Path) -> None:
+    make_coco(tmp_path, coco(segmentation={"size": [24, 64], "counts": [24 * 64]}))
+    (item,) = [item for item in read_dataset(tmp_path) if not item.good]
+    with pytest.raises(DatasetError, match="it is of a picture of 64 × 24 pixels, and this one has 64 × 48"):
+        item.load()
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_in_a_label_file_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, junk: bytes

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from loomsight.errors import StorageError, UsageError
 from loomsight.files import (
+    check_new_folder,
     new_folder,
     read_json,
     sha256_file,
@@ -157,6 +159,27 @@ def test_what_lay_in_a_volume_comes_back_when_the_new_cannot_move_in(
 def _write(folder: Path, names: str) -> None:
     for name in names:
         (folder / name).write_text("new")
+
+
+def test_a_folder_that_cannot_be_made_is_said_beforehand_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for free in (tmp_path / "deep" / "new", tmp_path):
+        check_new_folder(free)
+    assert names(tmp_path) == []
+    write_text(tmp_path / "picture.png", "x")
+    with pytest.raises(StorageError, match="a file is where its folder should be"):
+        check_new_folder(tmp_path / "picture.png" / "profile")
+    make = tempfile.mkdtemp
+
+    def refuse(*, dir: Path, prefix: str, suffix: str) -> str:  # noqa: A002
+        if dir == tmp_path:
+            raise PermissionError(13, "Permission denied", str(dir))
+        return make(dir=dir, prefix=prefix, suffix=suffix)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(StorageError, match=r"cannot write: .*/deep/new: permission denied"):
+        check_new_folder(tmp_path / "deep" / "new")
 
 
 def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:

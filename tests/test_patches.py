@@ -194,6 +194,16 @@ def test_only_fabrics_with_a_texture_code_and_pictures_with_a_mask_are_used() ->
         PatchMaker([spotted("denim", 0), unlabelled, tiny], CODES)
 
 
+def test_masks_that_leave_nothing_to_see_or_no_cloth_are_never_waited_for() -> None:
+    speck, whole = spotted("twill", 0, side=2), good("twill", 1)
+    assert whole.mask is not None
+    whole.mask[:] = True
+    maker = PatchMaker([speck, whole, good("plain", 2)], CODES)
+    assert {patch.origin for patch in maker.batch(0, 6, drawn=0.0)} == {"drawn"}
+    with pytest.raises(ValueError, match="need pictures with masks"):
+        PatchMaker([speck, whole], CODES)
+
+
 def test_a_fabric_with_many_defects_is_no_likelier_than_one_with_few() -> None:
     known = [*(spotted("twill", seed) for seed in range(12)), spotted("plain", 50)]
     fabrics = [patch.fabric for patch in PatchMaker(known, CODES).batch(0, 120)]

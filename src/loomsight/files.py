@@ -127,8 +127,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             raise UsageError("the folder exists", where=path, do="remove it, or choose another with --out")
         goal = path.resolve()  # a link stays one, and "." has a name
         goal.parent.mkdir(parents=True, exist_ok=True)
-        # A mounted volume cannot be renamed, and who stands in a folder would find it gone.
-        stays = existed and (not taken or goal.is_mount() or Path.cwd().is_relative_to(goal))
+        stays = existed and (not taken or _has_to_stay(goal))
         home = goal if stays else goal.parent
         work = Path(tempfile.mkdtemp(prefix=f".{goal.name[:60]}.", suffix=".part", dir=home))
     try:
@@ -146,6 +145,26 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:  # Ctrl-C too: nothing half-written stays
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _has_to_stay(path: Path) -> bool:
+    """A mounted volume cannot be renamed, and who stands in a folder would find it gone."""
+    return path.is_mount() or Path.cwd().is_relative_to(path)
+
+
+def check_new_folder(path: Path) -> None:
+    """Whether :func:`new_folder` can write there, said before hours of work and not after.
+
+    Raises:
+        StorageError: the nearest folder above it cannot be written, or is a file.
+    """
+    with storage_errors(path):
+        home = path.resolve()
+        if home.is_dir() and any(home.iterdir()) and not _has_to_stay(home):
+            home = home.parent
+        while not home.exists():
+            home = home.parent
+        Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=home)).rmdir()
 
 
 def _take_place(work: Path, path: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from loomsight.config import Config
 from loomsight.errors import LoomsightError, UsageError
-from loomsight.files import read_json, sha256_file, write_bytes, write_json
+from loomsight.files import check_new_folder, read_json, sha256_file, write_bytes, write_json
 
 _LARGEST_CARD = 16 * 2**20  # bytes; a card is a few kB, and nothing larger is worth parsing
 
@@ -75,10 +75,12 @@ class Kind:
         Raises:
             UsageError: a file, or a folder with something in it; with ``replace``, with a file that is not
                 of an earlier one: it would be lost.
+            StorageError: it cannot be written.
         """
         other = "choose another with --out"
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"cannot write a {self.noun}", where=folder, why="a file of that name exists")
+        check_new_folder(folder)
         if not folder.is_dir() or not any(folder.iterdir()):
             return
         if not replace:

@@ -58,9 +58,7 @@ def export(
     paths = find_images(good) if good is not None else []
     opened = Profile.open(profile)
     with for_stream() as progress:
-        pictures = [image for _, image in read_images(spread(paths), on_error="fail")]
-        if len(pictures) < len(paths):
-            progress.say(f"note: {len(pictures)} of {len(paths)} good pictures are used, spread evenly")
+        pictures = [image for _, image in read_images(spread(paths, progress), on_error="fail")]
         made = export_profile(
             opened,
             good=pictures,

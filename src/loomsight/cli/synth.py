@@ -52,6 +52,7 @@ def synth(
       loomsight synth good/ --out samples --base base/ --n 500 --arm diffusion --layout coco
     """
     from loomsight.fabric.images import find_images
+    from loomsight.files import check_new_folder
     from loomsight.synthesis.recipe import GENERATED
 
     if arm not in GENERATED:
@@ -68,6 +69,7 @@ def synth(
         raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError("the folder exists", where=out, do="remove it, or choose another with --out")
+    check_new_folder(out)
     find_images(good)
 
     from loomsight.learn.synth import SynthSettings, synthesise

@@ -24,6 +24,8 @@ from loomsight.fabric.images import FORMATS, SUFFIXES
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+SIDES = ("train", "valid", "val", "test")
+"""Folders that part a data set."""
 _SMALL = 4_000_000  # bytes: no data.yaml or VOC file comes near
 _DEPTH = 50
 
@@ -61,11 +63,16 @@ class Tree:
         return self._listed[folder]
 
     def fabric(self, folder: Path) -> str:
-        """The name of the fabric in ``folder``: its path below the root, or the root's own name."""
+        """The name of the fabric in ``folder``: its path below the root, or the root's own name.
+
+        ``train/``, ``valid/`` and ``test/`` part a data set; they are no fabrics.
+        """
+        while folder != self.root and folder.name.lower() in SIDES:
+            folder = folder.parent
         if folder != self.root:
             return folder.relative_to(self.root).as_posix()
         whole = self.root.resolve()
-        generic = {"good", "train", "val", "valid", "test", "images"}
+        generic = {"good", "images", *SIDES}
         return (whole.parent.name if whole.name.lower() in generic else whole.name) or "fabric"
 
     def beside(self, folder: Path, *names: str) -> Path | None:

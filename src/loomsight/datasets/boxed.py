@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loomsight.datasets.annotations import (
+    SIDES,
     Tree,
     inside,
     malformed,
@@ -30,9 +31,6 @@ from loomsight.fabric.types import UNKNOWN
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
-
-SIDES = ("train", "valid", "val", "test")
-"""Folders that part a data set; they are no fabrics."""
 
 
 def read_yolo(folder: Path, tree: Tree) -> list[Item] | None:
@@ -116,7 +114,8 @@ def _yolo_labels(
 def read_coco(folder: Path, tree: Tree) -> list[Item] | None:
     """COCO JSON beside the pictures or in ``annotations/``; an image without annotations is good.
 
-    Polygons and run lengths, plain or compressed, become the mask.
+    An image with an annotation that cannot be read is left out: it would be learned as good cloth. Polygons
+    and run lengths, plain or compressed, become the mask.
     """
     found = [
         (path, values)
@@ -138,6 +137,8 @@ def _coco_values(path: Path, tree: Tree) -> dict[str, Any] | None:
         if not named and not ('"images"' in text and '"annotations"' in text):
             return None
         values = read_json(path)
+        if isinstance(values, dict) and not {"images", "annotations"} & values.keys():
+            return None
         for key in ("images", "annotations"):
             if not isinstance(values, dict) or not isinstance(values.get(key), list):
                 malformed(path, f"it has no list of {key!r}")
@@ -155,11 +156,15 @@ def _coco_items(path: Path, values: dict[str, Any], folder: Path, tree: Tree) ->
             continue
         names[str(entry["id"])] = str(entry.get("name", ""))
     labels: dict[str, list[tuple[Box, str, Outline | None]]] = {}
+    spoiled: set[str] = set()  # pictures with a defect that cannot be read
     for at, entry in enumerate(values.get("annotations", [])):
         try:
             image, label = _coco_label(entry, names, path, f"annotations[{at}]")
         except LoomsightError as error:
             tree.report(error)
+            if not isinstance(entry, dict) or "image_id" not in entry:
+                return  # any of its pictures may have that defect
+            spoiled.add(str(entry["image_id"]))
             continue
         labels.setdefault(image, []).append(label)
     fabric = tree.fabric(folder)
@@ -170,6 +175,8 @@ def _coco_items(path: Path, values: dict[str, Any], folder: Path, tree: Tree) ->
             if not isinstance(entry, dict) or "id" not in entry:
                 malformed(path, "an image without an id", where)
             known.add(str(entry["id"]))
+            if str(entry["id"]) in spoiled:
+                continue
             picture = _find(_places(path, folder), entry.get("file_name"), path, where)
         except LoomsightError as error:
             tree.report(error)
@@ -247,16 +254,18 @@ def read_voc(folder: Path, tree: Tree) -> list[Item] | None:
     """Pascal VOC XML in ``Annotations/`` with ``JPEGImages/`` or ``images/``, or beside the pictures.
 
     Corners count from 1 and both belong to the box (the VOC development kit's convention). A file
-    without objects, or a picture without a file, is good.
+    without objects, or a picture without a file, is good; one with a file that cannot be read is left out.
     """
     place = folder / "Annotations"
     files = sorted((place if place.is_dir() else folder).glob("*.xml"))
+    if not place.is_dir():  # a camera's settings are XML too
+        files = [path for path in files if _is_voc(path, tree)]
     if not files:
         return None
     homes = [folder / "JPEGImages", folder / "images", folder]
     fabric = tree.fabric(folder)
     items = []
-    read: set[Path] = set()
+    described = {path.stem for path in files}
     for path in files:
         try:
             root = read_xml(path)
@@ -265,7 +274,7 @@ def read_voc(folder: Path, tree: Tree) -> list[Item] | None:
             listed = root.find("filename")
             at = None if listed is None else listed.get("line")
             picture = _find(homes, None if listed is None else listed.text, path, at)
-            read.add(picture)
+            described.add(picture.stem)
             objects = [_voc_object(entry, path) for entry in root.iterfind("object")]
         except LoomsightError as error:
             tree.report(error)
@@ -277,9 +286,16 @@ def read_voc(folder: Path, tree: Tree) -> list[Item] | None:
         items += [
             Item(path, fabric, source_of(path, tree.root), good=True, boxes=())
             for path in tree.pictures(home)
-            if path not in read and place.is_dir()
+            if path.stem not in described and place.is_dir()
         ]
     return items
+
+
+def _is_voc(path: Path, tree: Tree) -> bool:
+    try:
+        return "<annotation" in read_text(path)
+    except LoomsightError:
+        return any(picture.stem == path.stem for picture in tree.pictures(path.parent))
 
 
 def _voc_object(entry: Element, path: Path) -> tuple[Box, str]:

@@ -66,8 +66,12 @@ def read_plain(folder: Path, tree: Tree) -> list[Item] | None:
 
 
 def read_mvtec(folder: Path, tree: Tree) -> list[Item] | None:
-    """``train/good``, ``test/<type>``, ``ground_truth/<type>/<stem>_mask.png`` (Bergmann et al., 2019)."""
-    if not (folder / "train" / "good").is_dir():
+    """``train/good``, ``test/<type>``, ``ground_truth/<type>/<stem>_mask.png`` (Bergmann et al., 2019).
+
+    Without ``train`` too, which may lie elsewhere.
+    """
+    tested = (folder / "test").is_dir() and (folder / "ground_truth").is_dir()
+    if not (folder / "train" / "good").is_dir() and not tested:
         return None
     fabric = tree.fabric(folder)
     items = [

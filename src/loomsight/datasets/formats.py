@@ -25,6 +25,10 @@ READERS: dict[str, Reader] = {
 """The layouts by name, in the order in which a folder is tried."""
 
 
+_MASKS = ("mask", "masks", "ground_truth")
+"""Folders whose pictures are no cloth."""
+
+
 def read_dataset(
     root: Path, layout: str = "auto", *, on_error: Callable[[LoomsightError], None] | None = None
 ) -> list[Item]:
@@ -77,7 +81,7 @@ def _walk(folder: Path, tree: Tree, readers: list[Reader], seen: set[Path], *, l
             return items
     items = []
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith("."):
+        if child.is_dir() and not child.name.startswith(".") and child.name.lower() not in _MASKS:
             items += _walk(child, tree, readers, seen, loose=loose)
     # A picture beside fabrics (a chart, a logo) is none of them.
     return items if items or not loose else read_pictures(folder, tree)

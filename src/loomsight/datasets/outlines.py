@@ -55,8 +55,15 @@ class Outline:
     size: tuple[int, int] = (0, 0)
 
     def mask(self, shape: tuple[int, int]) -> Mask:
-        """Draw it into a picture of ``shape`` (height, width)."""
+        """Draw it into a picture of ``shape`` (height, width).
+
+        Raises:
+            ValueError: its run lengths are of a picture of another size.
+        """
         if self.counts:
+            if self.size != shape:
+                own, other = (f"{width} × {height}" for height, width in (self.size, shape))
+                raise ValueError(f"it is of a picture of {own} pixels, and this one has {other}")
             return decode_runs(self.counts, self.size)
         mask = np.zeros(shape, np.bool_)
         for ring in self.rings:

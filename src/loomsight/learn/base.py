@@ -18,6 +18,7 @@ from loomsight.datasets import read_dataset
 from loomsight.errors import DatasetError
 from loomsight.fabric.types import LabelledPicture
 from loomsight.learn.detector import DetectorSettings, base_detector, train_detector
+from loomsight.learn.known import load_known
 from loomsight.learn.segmenter import SegmenterSettings, train_segmenter
 from loomsight.loom import ClothSpec, weave
 from loomsight.progress import Progress
@@ -149,7 +150,7 @@ def _known_fabrics(
         woven = weave_fabrics(settings.woven, settings.seed, progress)
         return woven, f"{settings.woven} fabrics that the loom wove"
     items = read_dataset(known, on_error=lambda error: progress.say(f"skipped: {error}"))
-    pictures = [item.load() for item in progress.track(items, "known fabrics", len(items))]
+    pictures = load_known(items, progress)
     if not pictures:
         raise DatasetError("no known fabric", where=known, why="there is no usable picture")
     return pictures, f"{len(pictures)} pictures of {len({p.fabric for p in pictures})} fabrics"

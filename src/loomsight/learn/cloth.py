@@ -9,20 +9,43 @@ from pathlib import Path
 import numpy as np
 
 from loomsight.anomaly.drift import sharpness
+from loomsight.datasets.annotations import picture_size
+from loomsight.errors import ImageError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.types import Picture
+from loomsight.progress import Progress
 
-MOST_GOOD = 400  # good pictures in memory, unless said otherwise
+MOST_GOOD = 400  # good pictures in memory, unless said otherwise,
+MOST_PIXELS = 200_000_000  # and so many pixels in all: ten bytes each, and a second for two million
 FEW = 5  # with fewer pictures the operating point rests on too little cloth
 _SATURATED = 0.05  # share of pixels at the end of the range
 _SOFT = 0.25  # sharpness below this share of the median picture's
 
 
-def spread(paths: Sequence[Path], most: int = MOST_GOOD) -> list[Path]:
-    """So many of the pictures at most, evenly over the roll: memory does not grow with a long one."""
-    if len(paths) <= most:
-        return list(paths)
-    return [paths[at] for at in np.linspace(0, len(paths) - 1, most).astype(int)]
+def spread(paths: Sequence[Path], progress: Progress, most: int = MOST_GOOD) -> list[Path]:
+    """So many pictures at most, and :data:`MOST_PIXELS` of them, evenly over the roll; fewer are said.
+
+    So neither memory nor time grows with a long roll. The sizes are read from the files' heads.
+    """
+    chosen = _evenly(paths, most)
+    pixels = sum(map(_pixels, chosen))
+    if pixels > MOST_PIXELS:
+        chosen = _evenly(chosen, max(1, int(len(chosen) * MOST_PIXELS / pixels)))
+    if len(chosen) < len(paths):
+        limits = f"at most {most}, and {MOST_PIXELS / 1e6:.0f} megapixels"
+        progress.say(f"note: {len(chosen)} of {len(paths)} good pictures are used, spread evenly: {limits}")
+    return chosen
+
+
+def _evenly(paths: Sequence[Path], most: int) -> list[Path]:
+    return [paths[at] for at in np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]
+
+
+def _pixels(path: Path) -> int:
+    try:
+        return int(np.prod(picture_size(path)))
+    except ImageError:  # who reads it says so
+        return 0
 
 
 @dataclass(frozen=True, slots=True)

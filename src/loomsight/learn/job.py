@@ -26,6 +26,7 @@ from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread
 from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_detector, learn_detector
+from loomsight.learn.known import load_known
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
@@ -401,9 +402,7 @@ def _read_good(
         skipped.append(str(error))
         progress.say(f"skipped: {error}")
 
-    chosen = spread(paths)
-    if len(chosen) < len(paths):
-        progress.say(f"note: {len(chosen)} of {len(paths)} good pictures are used, spread evenly")
+    chosen = spread(paths, progress)
     on_error = "skip" if settings.on_bad_picture == "skip" else "fail"
     for path, image in read_images(chosen, on_error=on_error, report=tell):  # type: ignore[arg-type]
         names.append(path.name)
@@ -431,22 +430,10 @@ def _known(
         raise DatasetError("no known fabric", where=known, why="all in it is of the fabric to learn")
     if len(others) > MOST_KNOWN:
         others = [others[i] for i in sorted(rng.choice(len(others), MOST_KNOWN, replace=False))]
-    unlabelled = sum(not (item.good or item.mask or item.outlines or item.boxes) for item in others)
-    if unlabelled:  # a defect somewhere in them would be learned as good cloth
-        progress.say(f"note: {unlabelled} pictures with defects that nothing outlines are left out")
-        others = [item for item in others if item.good or item.mask or item.outlines or item.boxes]
-    if not others:
-        raise DatasetError("no known fabric", where=known, why="its defects have neither masks nor boxes")
-    pictures = []
-    for item in progress.track(others, "known fabrics", len(others)):
-        try:
-            pictures.append(item.load())
-        except ImageError as error:
-            if settings.on_bad_picture == "fail":
-                raise
-            progress.say(f"skipped: {error}")
+    pictures = load_known(others, progress, skip=settings.on_bad_picture == "skip")
     if not pictures:
-        raise DatasetError("no known fabric", where=known, why="not one of its pictures can be read")
+        why = "not one of its pictures can be read, or its defects have neither masks nor boxes"
+        raise DatasetError("no known fabric", where=known, why=why)
     masks = sum(picture.mask is not None and bool(picture.mask.any()) for picture in pictures)
     if not masks and {"paste", "poisson"} & set(settings.recipe.arms):
         raise UsageError(

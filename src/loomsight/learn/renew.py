@@ -51,7 +51,7 @@ def train_anomaly(
     """
     progress = progress or Progress()
     _check(profile)
-    pictures, cloth = _good(profile, good)
+    pictures, cloth = _good(profile, good, progress)
     learned = learn_normality(cloth, methods, seconds=60 * minutes, seed=seed, progress=progress)
     what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
     return _calibrated(profile, learned, pictures, cloth, what=what, progress=progress)
@@ -108,7 +108,7 @@ def teach(
                 "said? Good cloth of today, --good, sets the threshold anew"
             )
         return made
-    pictures, cloth = _good(profile, good)
+    pictures, cloth = _good(profile, good, progress)
     normality.add(cloth.learn)
     told.append(f"{len(pictures)} good pictures added")
     learned = LearnedNormality.of(normality, cloth.judge, progress)
@@ -169,8 +169,8 @@ def _check(profile: Profile) -> None:
         )
 
 
-def _good(profile: Profile, good: Path | str) -> tuple[list[Picture], GoodCloth]:
-    chosen = spread(find_images(good))
+def _good(profile: Profile, good: Path | str, progress: Progress) -> tuple[list[Picture], GoodCloth]:
+    chosen = spread(find_images(good), progress)
     camera = profile.camera()
     pictures = [image if camera is None else camera.correct(image) for _, image in read_images(chosen)]
     return pictures, part(pictures)

@@ -71,7 +71,7 @@ def synthesise(
     opened = Base.open(base or shipped())
     opened.check_arm(settings.arm)
     paths = find_images(good)
-    pictures = [image for _, image in read_images(spread(paths, MOST_GOOD))]
+    pictures = [image for _, image in read_images(spread(paths, progress, MOST_GOOD))]
     encoder = TextureEncoder(opened.card.encoder)
     coded = pictures[:: max(1, len(pictures) // CODED)][:CODED]
     code = encoder.codes(progress.track(coded, "texture code", len(coded))).mean(axis=0)

@@ -147,9 +147,10 @@ class PatchMaker:
             if not picture.mask.any():
                 self._good.setdefault(picture.fabric, []).append(image)
                 continue
-            fabric = self._real.setdefault(picture.fabric, {})
             for own in split_parts(picture.mask, gap=4):
-                fabric.setdefault(shape_class(own), []).append((image, own))
+                if _can_be_cut(own, size):
+                    fabric = self._real.setdefault(picture.fabric, {})
+                    fabric.setdefault(shape_class(own), []).append((image, own))
         if not self._real and not self._good:
             raise ValueError("known fabrics need pictures with masks, empty ones for good cloth")
 
@@ -201,10 +202,21 @@ class PatchMaker:
     def _finished(
         self, image: Picture, mask: Mask, cloth: Picture, fabric: str, origin: str
     ) -> DefectPatch | None:
-        if mask.sum() < 6 or mask.mean() > 0.6:  # nothing to see, or no cloth around it to compare with
+        if not _is_usable(mask):
             return None
         image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
         return DefectPatch(image, mask, cloth, shape_class(mask), self._codes[fabric], fabric, origin)
+
+
+def _is_usable(mask: Mask) -> bool:
+    """Whether there is something to see, and cloth around it to compare with."""
+    return bool(6 <= mask.sum() <= 0.6 * mask.size)
+
+
+def _can_be_cut(mask: Mask, size: int) -> bool:
+    """Whether a usable window of a defect comes up within some tries: speck and whole picture have none."""
+    rng = np.random.default_rng(0)
+    return any(_is_usable(mask[_window(mask, size, rng)]) for _ in range(20))
 
 
 def without(image: Picture, mask: Mask, border: int = 2) -> Picture:
