@@ -8,14 +8,14 @@ A set is a new fabric. For AITEX it is a fold of ``new_fabric.py``: ten good pic
 fabrics are known. For TILDA the other of its two fabrics is known, and of the new one the cloth beside the
 boxes of ten source pictures is seen; whole sources are seen or tested, never parted.
 
-Networks: ``detector``, ``segmenter`` (its regions are its boxes), or ``fused``, which trains both. Views:
-``tiles`` at native resolution, or ``letterbox``: pictures shrunk until the longer side is 640 px, as a
-letterbox of 640 does, and the boxes brought back; everything else is the same. TILDA's pictures are smaller
-than that, and are looked at in tiles alone. ``held-back`` is what choices are made by: no test picture, but
-the new fabric's good cloth that the training does not see, with and without defects drawn into it. Arms:
-``none`` learns from known fabrics alone, ``drawn`` from defects drawn into the new fabric too. Figures:
-COCO's average precision without regard to type, for TILDA also by type (``typed``: AP50, the mean of its
-four types), and the share of defects touched at 1, 4 and 10 false alarms per megapixel.
+Networks: ``detector``, ``segmenter`` (each region of its map is a box, as far as half of its height), or
+``fused``, which trains both. Views: ``tiles`` at native resolution, or ``letterbox``: pictures shrunk until
+the longer side is 640 px, as a letterbox of 640 does, and the boxes brought back; everything else is the
+same. TILDA's pictures are smaller than that, and are looked at in tiles alone. ``held-back`` is what choices
+are made by: no test picture, but the new fabric's good cloth that the training does not see, with and without
+defects drawn into it. Arms: ``none`` learns from known fabrics alone, ``drawn`` from defects drawn into the
+new fabric too. Figures: COCO's average precision without regard to type, for TILDA also by type (``typed``:
+AP50, the mean of its four types), and the share of defects touched at 1, 4 and 10 false alarms per megapixel.
 
 Finished rows are kept in the results file and not computed again. The last line printed is the rows as JSON.
 """
@@ -38,12 +38,11 @@ import torch
 from loomsight.base import Base, shipped
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.detection.fusion import FusionPoint, fuse
-from loomsight.evaluation.boxes import MOST, BoxScores
+from loomsight.evaluation.boxes import MOST, BoxScores, regions_at_half_maximum
 from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.flat_field import flat_field
 from loomsight.fabric.instances import boxes_of, instances_of
-from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import LabelledPicture, Picture, Region
 from loomsight.learn.cloth import part
 from loomsight.learn.detector import DetectorSettings, base_detector, calibrate_fusion, train_detector
@@ -179,6 +178,7 @@ class Trained:
 
     detector: TorchDetector | None = None
     segmenter: TorchEngine | None = None
+    weight: float = 1.0  # of a defect pixel in the segmenter's loss
     fusion: FusionPoint | None = None
     minutes: dict[str, float] = field(default_factory=dict)
 
@@ -190,8 +190,11 @@ class Trained:
         if self.segmenter is None:
             return found
         score = self.segmenter.score(image)
-        faint = [region for region in find_regions(score, 0.05, PIECES) if region.score < 0.5]
-        surest = sorted(find_regions(score, 0.5, PIECES) + faint, key=lambda region: -region.score)[:MOST]
+        sure, all_of = (
+            regions_at_half_maximum(score, level, PIECES, weight=self.weight) for level in (0.5, 0.05)
+        )
+        faint = [region for region in all_of if region.score < 0.5]
+        surest = sorted(sure + faint, key=lambda region: -region.score)[:MOST]
         found["segmenter"] = self.segmenter.name(image, surest) if named else surest
         if self.detector is not None and self.fusion is not None:
             found["fused"] = fuse(score, found["detector"], replace(self.fusion, margin=-8.0))
@@ -227,7 +230,7 @@ def train(
         )
         maps = [TorchEngine(segmenter).score(image) for image in good.judge]
         point = set_operating_point(maps, ALARMS, PIECES)
-        made.segmenter = TorchEngine(segmenter)
+        made.segmenter, made.weight = TorchEngine(segmenter), segmenter.defect_weight
         made.minutes["segmenter"] = (time.monotonic() - began) / 60
         if made.detector is not None:
             boxes = [made.detector.detect(image) for image in good.judge]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loomsight.evaluation.boxes import BoxScores
+from loomsight.evaluation.boxes import BoxScores, regions_at_half_maximum
 from loomsight.evaluation.confusion import MISSED, Confusion, pair_types
+from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Region
 
 SHAPE = (500, 1000)
@@ -64,6 +65,24 @@ def test_recall_is_taken_at_the_false_alarms_that_are_allowed() -> None:
     # two false alarms score .8, the two defects .6 and .9
     assert scores.recall_at(1.0) == 0.5
     assert scores.recall_at(2.0) == 1.0
+
+
+def test_a_region_of_a_map_ends_at_half_of_its_own_height_and_faint_ones_do_too() -> None:
+    x = np.arange(200, dtype=np.float32)[None].repeat(60, 0)
+    y = np.arange(60, dtype=np.float32)[:, None].repeat(200, 1)
+
+    def hill(at: float, height: float) -> np.ndarray:
+        """A probability that falls to half of its height ten pixels from its middle."""
+        distance = np.maximum(abs(x - at), abs(y - 30))
+        return np.asarray(height * np.clip(1 - distance / 20, 0, None), np.float32)
+
+    likely = hill(50, 0.96) + hill(140, 0.3)
+    score = 3 * likely / (1 - likely + 3 * likely)  # as a segmenter says it that counted defects three times
+    found = regions_at_half_maximum(score, 0.05, Grouping(4, 5), weight=3.0)
+    assert [one.box for one in found] == [(40, 20, 61, 41), (130, 20, 151, 41)]
+    assert [one.area for one in found] == [441, 441]
+    assert [one.score for one in found] == pytest.approx([score[30, 50], score[30, 140]])
+    assert regions_at_half_maximum(np.zeros((9, 9), np.float32), 0.05, Grouping(4, 5), weight=3.0) == []
 
 
 def test_a_missed_type_and_an_unknown_one_stand_at_the_end() -> None:

@@ -3,6 +3,10 @@
 Average precision is computed by faster-coco-eval after Lin et al. (ECCV 2014): over IoU .50 to .95, at
 .50, and of small boxes (under 32 × 32 pixels of the picture). A mill reads another figure: of the true
 defects, how many are touched by a region, when so many false alarms come with a megapixel of cloth.
+
+A score map has no boxes: a level cuts a sure defect too wide and a faint one to nothing. So that a
+segmenter is compared at all levels as a detector is, each of its regions ends where a defect is half as
+likely as at its likeliest, its full width at half maximum: :func:`regions_at_half_maximum`.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.evaluation.regions import TOLERANCE
-from loomsight.fabric.types import Region
+from loomsight.fabric.regions import Grouping, label_regions
+from loomsight.fabric.types import Region, ScoreMap
 
 Boxes = Float[NDArray[np.float32], "n 4"]
 MOST = 100
@@ -118,6 +123,38 @@ class BoxScores:
             found += [float(scores[row].max(initial=-np.inf)) for row in touch]
             alarms += scores[~touch.any(axis=0)].tolist()
         return np.array(alarms), np.array(found)
+
+
+def regions_at_half_maximum(
+    score: ScoreMap, threshold: float, grouping: Grouping, *, weight: float
+) -> list[Region]:
+    """The regions of a segmenter's map, each as far as a defect is half as likely as at its likeliest.
+
+    Args:
+        score: float32 HW in [0, 1], the sigmoid of the segmenter's logits.
+        threshold, grouping: what is a region, as :func:`loomsight.fabric.regions.label_regions`.
+        weight: of a defect pixel in the loss that the segmenter learned by, by which its scores are too high
+            for probabilities.
+
+    Returns:
+        regions in no order, their score the highest in them.
+    """
+    from scipy.ndimage import find_objects, maximum
+
+    count, labels = label_regions(score, threshold, grouping)
+    if not count:
+        return []
+    likely = score / (score + weight * (1 - score))
+    peaks = np.concatenate([[np.inf], maximum(likely, labels, np.arange(1, count + 1))])
+    inner = labels * (likely >= peaks[labels] / 2)
+    areas = np.bincount(inner.ravel(), minlength=count + 1)
+    found = []
+    for number, (rows, columns) in enumerate(find_objects(inner, max_label=count), 1):
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        highest = float(score[rows, columns][inner[rows, columns] == number].max())
+        length = float(max(box[2] - box[0], box[3] - box[1]))
+        found.append(Region(box, int(areas[number]), length, highest))
+    return found
 
 
 def _touch(box: NDArray[np.float32], other: tuple[int, int, int, int]) -> bool:
