@@ -432,8 +432,11 @@ def _known(
         others = [others[i] for i in sorted(rng.choice(len(others), MOST_KNOWN, replace=False))]
     pictures = load_known(others, progress, skip=settings.on_bad_picture == "skip")
     if not pictures:
-        why = "not one of its pictures can be read, or its defects have neither masks nor boxes"
-        raise DatasetError("no known fabric", where=known, why=why)
+        raise DatasetError(
+            "no known fabric",
+            where=known,
+            why="not one of its pictures can be read, or its defects have neither masks nor boxes",
+        )
     masks = sum(picture.mask is not None and bool(picture.mask.any()) for picture in pictures)
     if not masks and {"paste", "poisson"} & set(settings.recipe.arms):
         raise UsageError(
