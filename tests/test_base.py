@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,9 @@ def test_known_fabrics_without_masks_are_no_ground_for_a_base(good: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError):
         train_base(tmp_path / "empty", out=out, settings=TINY)
+    shutil.copytree(good, tmp_path / "unlabelled" / "defect")
+    with pytest.raises(DatasetError, match="no usable picture"):  # they must not be learned as good cloth
+        train_base(tmp_path / "unlabelled", out=out, settings=TINY)
     assert not out.exists()
 
 

@@ -416,15 +416,20 @@ def test_a_file_of_something_else_hides_no_fabric(tmp_path: Path) -> None:
 
 
 def test_masks_are_no_cloth_wherever_they_lie(tmp_path: Path) -> None:
-    """MVTec's test pictures without its good ones; pictures and masks side by side."""
+    """MVTec's test pictures without its good ones; pictures and masks in folders of their own."""
     put(tmp_path / "carpet" / "test" / "hole" / "0.png")
     put_mask(tmp_path / "carpet" / "ground_truth" / "hole" / "0_mask.png")
     put(tmp_path / "loose" / "pictures" / "0.png")
     put_mask(tmp_path / "loose" / "masks" / "0.png")
-    items = {item.fabric: item for item in read_dataset(tmp_path)}
-    assert set(items) == {"carpet", "loose/pictures"}
-    assert not items["carpet"].good
-    assert items["carpet"].load().mask is not None
+    make_plain(tmp_path / "loose" / "twill")
+    errors: list[Exception] = []
+    items = read_dataset(tmp_path, on_error=errors.append)
+    assert {item.fabric for item in items} == {"carpet", "loose/twill"}
+    (hole,) = [item for item in items if item.fabric == "carpet"]
+    assert not hole.good
+    assert hole.load().mask is not None
+    (error,) = errors
+    assert "masks in no layout that is known" in str(error)
 
 
 def test_the_sides_of_a_data_set_are_one_fabric(tmp_path: Path) -> None:

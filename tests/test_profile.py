@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomsight.detection import deeplab
-from loomsight.errors import ProfileError, UsageError
+from loomsight.errors import ProfileError, StorageError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.profile import Profile, check_name, check_target
 from loomsight.runtime.engine import TorchEngine
@@ -238,6 +238,8 @@ def test_only_a_profile_is_replaced(folder: Path) -> None:
         save(own, replace=True)
     assert (own / "thesis.txt").read_text() == "years of work"
     check_target(folder.parent / "new")
+    with pytest.raises(StorageError, match="a file is where its folder should be"):
+        check_target(own / "thesis.txt" / "below")  # said before the learning, not after
     with pytest.raises(UsageError, match="a file of that name"):
         check_target(own / "thesis.txt")
 

@@ -196,7 +196,7 @@ def _move_in(work: Path, path: Path) -> None:
             move[0].replace(move[1])
     except BaseException:  # Ctrl-C too: what was there comes back
         for was, now in reversed(done):
-            if not was.exists():
+            if not (was.exists() or was.is_symlink()):
                 now.replace(was)
         aside.rmdir()
         raise

@@ -36,7 +36,7 @@ from loomsight.fabric.types import Mask, Picture
 from loomsight.progress import Progress
 
 _SAMPLE = 4000  # features of a window that are looked at, per scale, at most
-_ROWS = 1024  # features compared at a time: their distances to a bank stay in the processor's cache
+_ROWS = 1024  # features compared at a time: more leave the processor's cache, fewer keep its cores waiting
 _TAUGHT = 256  # features of each scale that teaching keeps, of defects and of good cloth each, and
 _A_PLACE = 32  # of one place
 _STATE = ("middle", "projection", "bank", "good", "bad")

@@ -23,10 +23,8 @@ READERS: dict[str, Reader] = {
     "aitex": read_aitex,
 }
 """The layouts by name, in the order in which a folder is tried."""
-
-
 _MASKS = ("mask", "masks", "ground_truth")
-"""Folders whose pictures are no cloth."""
+"""Folders whose pictures are no cloth, and say of others that they are not all good."""
 
 
 def read_dataset(
@@ -79,9 +77,20 @@ def _walk(folder: Path, tree: Tree, readers: list[Reader], seen: set[Path], *, l
         items = reader(folder, tree)
         if items is not None:
             return items
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name[0] != "."]
+    masks = [child for child in children if child.name.lower() in _MASKS]
+    if masks and loose:
+        error = DatasetError(
+            "masks in no layout that is known",
+            where=masks[0],
+            why="which pictures are theirs is not known",
+            do="put them beside good/ and defect/ as mask/",
+        )
+        tree.report(error)
+        loose = False  # a picture beside them may be good or not
     items = []
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(".") and child.name.lower() not in _MASKS:
+    for child in children:
+        if child not in masks:
             items += _walk(child, tree, readers, seen, loose=loose)
     # A picture beside fabrics (a chart, a logo) is none of them.
     return items if items or not loose else read_pictures(folder, tree)

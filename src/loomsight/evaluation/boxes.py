@@ -137,23 +137,22 @@ def regions_at_half_maximum(
             for probabilities.
 
     Returns:
-        regions in no order, their score the highest in them.
+        regions in no order, their score the highest in them, their length the longer side of their box.
     """
     from scipy.ndimage import find_objects, maximum
 
     count, labels = label_regions(score, threshold, grouping)
     if not count:
         return []
-    likely = score / (score + weight * (1 - score))
-    peaks = np.concatenate([[np.inf], maximum(likely, labels, np.arange(1, count + 1))])
+    highest = np.concatenate([[np.nan], maximum(score, labels, np.arange(1, count + 1))])
+    likely, peaks = (of / (of + weight * (1 - of)) for of in (score, highest.astype(np.float32)))
     inner = labels * (likely >= peaks[labels] / 2)
     areas = np.bincount(inner.ravel(), minlength=count + 1)
     found = []
     for number, (rows, columns) in enumerate(find_objects(inner, max_label=count), 1):
         box = (columns.start, rows.start, columns.stop, rows.stop)
-        highest = float(score[rows, columns][inner[rows, columns] == number].max())
         length = float(max(box[2] - box[0], box[3] - box[1]))
-        found.append(Region(box, int(areas[number]), length, highest))
+        found.append(Region(box, int(areas[number]), length, float(highest[number])))
     return found
 
 

@@ -43,9 +43,10 @@ def _evenly(paths: Sequence[Path], most: int) -> list[Path]:
 
 def _pixels(path: Path) -> int:
     try:
-        return int(np.prod(picture_size(path)))
+        height, width = picture_size(path)
     except ImageError:  # who reads it says so
         return 0
+    return height * width
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,10 @@ def _is_usable(mask: Mask) -> bool:
 
 
 def _can_be_cut(mask: Mask, size: int) -> bool:
-    """Whether a usable window of a defect comes up within some tries: speck and whole picture have none."""
+    """Whether a usable window of a defect comes up within some tries.
+
+    A speck has none, nor has a mask of the whole picture: who waits for one of theirs waits for ever.
+    """
     rng = np.random.default_rng(0)
     return any(_is_usable(mask[_window(mask, size, rng)]) for _ in range(20))
 
