@@ -16,7 +16,7 @@ from loomsight.fabric.types import Picture
 from loomsight.progress import Progress
 
 MOST_GOOD = 400  # good pictures in memory, unless said otherwise,
-MOST_PIXELS = 200_000_000  # and so many pixels in all: ten bytes each, and a second for two million
+MOST_PIXELS = 200_000_000  # and so many pixels in all, which fit into 4 GB of memory (docs/benchmarks.md)
 FEW = 5  # with fewer pictures the operating point rests on too little cloth
 _SATURATED = 0.05  # share of pixels at the end of the range
 _SOFT = 0.25  # sharpness below this share of the median picture's
