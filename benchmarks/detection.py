@@ -34,6 +34,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from loomsight.base import Base, shipped
 from loomsight.datasets import new_fabric_fold, read_dataset
@@ -264,14 +265,13 @@ def measure(
         view_of = shrunk(picture) if view == "letterbox" else picture
         back = picture.image.shape[1] / view_of.image.shape[1]
         found = made.look(view_of.image, named=typed_too)
-        instances, types = instances_of(picture)
-        boxes, which = boxes_of(instances)
-        named = [types[k - 1] for k in which]
+        boxes, named = _truth(picture)
+        height, width = picture.image.shape[:2]
         for name in wanted:
             regions = [_back(region, back) for region in found[name]]
-            scores[name].add(regions, boxes, named, instances.shape)
+            scores[name].add(regions, boxes, named, (height, width))
             if typed_too:
-                typed[name].add(regions, boxes, named, instances.shape)
+                typed[name].add(regions, boxes, named, (height, width))
     rows = []
     for name in wanted:
         figures = scores[name].figures()
@@ -284,6 +284,15 @@ def measure(
         shown = "  ".join(f"{k} {row[k]:.3f}" for k in COLUMNS if row[k] is not None)
         print(f"{name} {view} {arm} seed {seed}: {shown}", flush=True)
     return rows
+
+
+def _truth(picture: LabelledPicture) -> tuple[NDArray[np.float32], list[str]]:
+    """The boxes of a picture's defects, as they are labelled or around each in its mask, and their types."""
+    instances, types = instances_of(picture)
+    if picture.mask is None and picture.boxes is not None:
+        return picture.boxes, list(types)
+    boxes, which = boxes_of(instances)
+    return boxes, [types[k - 1] for k in which]
 
 
 def _back(region: Region, scale: float) -> Region:
@@ -309,7 +318,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def differences(rows: list[dict[str, Any]]) -> str:
-    """Markdown: drawn less none, and tiles less letterbox, paired by set and seed, with 95 % intervals."""
+    """Markdown: drawn less none, and tiles less letterbox, paired by set and seed; 95 % over the sets."""
     pairings = (
         ("drawn less none, tiles", "ap50", {"arm": "drawn", "view": "tiles"}, {"arm": "none"}),
         ("drawn less none, tiles", "recall_1", {"arm": "drawn", "view": "tiles"}, {"arm": "none"}),
@@ -329,14 +338,15 @@ def differences(rows: list[dict[str, Any]]) -> str:
                     and all(row[name] == value for name, value in of.items())
                 ]
                 pairs = [
-                    (row[figure], by_key[key][figure])
+                    (row["set"], row[figure], by_key[key][figure])
                     for row in own
                     if (key := tuple((row | other)[name] for name in KEY)) in by_key
                 ]
                 if len(pairs) < 2:
                     continue
-                one, two = (np.array(side) for side in zip(*pairs, strict=True))
-                gain = paired_difference(one, two, np.random.default_rng(0))
+                sets, *figures = zip(*pairs, strict=True)
+                one, two = map(np.array, figures)
+                gain = paired_difference(one, two, np.random.default_rng(0), groups=sets)
                 lines.append(
                     f"| {title} | {figure} | {family} | {network} | {len(pairs)} | {gain.mean:+.3f} "
                     f"| {two.mean():.3f} | {gain.low:+.3f} to {gain.high:+.3f} |"

@@ -319,14 +319,20 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def against(rows: list[dict[str, Any]], base: str) -> str:
-    """Markdown: each arm's per-picture AP and recall less those of ``base``, paired by fold and seed."""
+    """Markdown: each arm's per-picture AP and recall less those of ``base``, paired by fold and seed.
+
+    Arms that are tested on other pictures, the oracle and those without a type, are left out. 95 % is over
+    the folds.
+    """
     lines = [
-        f"| arm less {base}, same steps | pairs | ap_picture (95 %) | recall (95 %) |",
-        "|---|---|---|---|",
+        f"| arm less {base}, same steps | folds | pairs | ap_picture (95 %) | recall (95 %) |",
+        "|---|---|---|---|---|",
     ]
     key = ("fold", "seed", "steps")
     bases = {tuple(row[name] for name in key): row for row in rows if row["arm"] == base}
     for arm in sorted({row["arm"] for row in rows} - {base}):
+        if arm == "oracle" or "without " in arm:
+            continue
         pairs = [
             (row, bases[k])
             for row in rows
@@ -334,12 +340,12 @@ def against(rows: list[dict[str, Any]], base: str) -> str:
         ]
         if len(pairs) < 2:
             continue
-        cells = []
+        cells, folds = [], [row["fold"] for row, _ in pairs]
         for column in ("ap_picture", "recall"):
             first, second = (np.array([pair[i][column] for pair in pairs]) for i in (0, 1))
-            gain = paired_difference(first, second, np.random.default_rng(0))
+            gain = paired_difference(first, second, np.random.default_rng(0), groups=folds)
             cells.append(f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})")
-        lines.append(f"| {arm} | {len(pairs)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {arm} | {len(set(folds))} | {len(pairs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -227,7 +227,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             name: np.array([kind[name][0] / kind[name][1] for row in own for kind in row["types"].values()])
             for name in MAPS
         }
-        gain = paired_difference(recall["union"], recall["segmenter"], np.random.default_rng(0))
+        gain = paired_difference(
+            recall["union"],
+            recall["segmenter"],
+            np.random.default_rng(0),
+            groups=[(row["quality"], kind) for row in own for kind in row["types"]],
+        )
         alarms = [np.mean([row["false_alarms_per_mpx"][name] for row in own]) for name in MAPS]
         cells = [f"{recall[name].mean():.2f}" for name in MAPS]
         lines.append(

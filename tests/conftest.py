@@ -7,7 +7,8 @@ import pytest
 from hypothesis import settings
 
 # What is measured of a machine that runs tests says nothing of it, and is not to be remembered.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="loomsight-cache-")
+_cache = tempfile.TemporaryDirectory(prefix="loomsight-cache-", ignore_cleanup_errors=True)
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 settings.register_profile("loomsight", deadline=None, max_examples=60, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("loomsight")

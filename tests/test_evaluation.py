@@ -411,8 +411,21 @@ def test_the_same_seed_gives_the_same_interval():
     assert one.pairs == 8
 
 
+def test_seeds_of_one_fabric_are_no_further_fabrics():
+    """Thirty seeds of three fabrics say as much of the next fabric as these three do."""
+    fabrics = np.array([0.0, 0.1, 0.5])
+    seeds = np.repeat(fabrics, 10)
+    of_three, none = (paired_difference(x, 0 * x, np.random.default_rng(0)) for x in (fabrics, seeds))
+    grouped = paired_difference(seeds, 0 * seeds, np.random.default_rng(0), groups=np.repeat([5, 6, 7], 10))
+    assert (grouped.pairs, grouped.groups) == (30, 3)
+    assert (grouped.low, grouped.high) == pytest.approx((of_three.low, of_three.high))
+    assert grouped.high - grouped.low > 2 * (none.high - none.low)
+
+
 def test_pairs_that_are_none_are_refused():
     rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="a group each"):
+        paired_difference(np.ones(2), np.zeros(2), rng, groups=["f00"])
     for first, second in [([], []), ([1.0], [1.0, 2.0]), ([np.nan], [1.0])]:
         with pytest.raises(ValueError, match="pairs need"):
             paired_difference(np.array(first), np.array(second), rng)

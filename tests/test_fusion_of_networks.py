@@ -60,6 +60,13 @@ def test_a_region_does_not_tie_boxes_together() -> None:
     assert found[0].area == 540, "its shape goes to the surest"
 
 
+def test_a_box_on_a_part_of_a_long_defect_grows_to_all_of_it() -> None:
+    (found,) = fuse(score_map((10, 50, 190, 53, 0.9)), [box(40, 48, 76, 55, 0.6)], POINT)
+    assert found.box == (10, 48, 190, 55)
+    assert (found.area, found.type) == (540, "slub")
+    assert found.length == pytest.approx(180, abs=1)
+
+
 def test_pieces_that_one_box_holds_are_one_defect() -> None:
     torn = score_map((20, 50, 60, 53, 0.9), (80, 50, 120, 53, 0.8))
     assert len(fuse(torn, [], POINT)) == 2

@@ -38,6 +38,17 @@ def test_a_defect_that_is_only_boxed_fills_its_box() -> None:
     assert types == ("hole", "stain")
 
 
+def test_a_box_within_another_or_beyond_the_picture_hides_nothing() -> None:
+    boxes = np.array([[20, 20, 30, 30], [10, 10, 60, 50], [-9, -9, -3, -3]], np.float32)
+    found, types = instances_of(LabelledPicture(IMAGE, None, boxes, ("nep", "stain", "hole")))
+    seen, which = boxes_of(found)
+    assert [(which_one, *box) for which_one, box in zip(which, seen.tolist(), strict=True)] == [
+        (1, 20, 20, 30, 30),
+        (2, 10, 10, 60, 50),
+    ]
+    assert types == ("nep", "stain", "hole")
+
+
 def test_good_cloth_has_none_and_types_that_do_not_fit_are_unknown() -> None:
     found, types = instances_of(LabelledPicture(IMAGE, np.zeros((60, 80), bool)))
     assert boxes_of(found)[0].shape == (0, 4)

@@ -64,6 +64,18 @@ def test_a_pasted_defect_is_as_dark_against_its_new_cloth_as_it_was_against_its_
     assert min(differences) > 40
 
 
+@pytest.mark.parametrize("side", [4, 9, 20])
+def test_a_blended_defect_keeps_its_contrast_however_narrow_it_is(side: int) -> None:
+    image, mask = np.full((side + 20, side + 20, 3), 100, np.uint8), np.zeros((side + 20, side + 20), bool)
+    mask[10:-10, 10:-10] = True
+    image[mask] = 255
+    changes, cloth = [], np.full((96, 96, 3), 100, np.uint8)
+    for seed in range(12):
+        made, where = poisson(DefectPart(image, mask, "other"), cloth, np.random.default_rng(seed))
+        changes.append(np.abs(made.astype(int) - cloth)[where].mean())
+    assert np.mean(changes) > 155 / 2
+
+
 def test_every_defect_of_a_picture_becomes_a_part_and_a_long_one_several() -> None:
     image, mask = grey_noise(np.random.default_rng(0), 100, (80, 500)), np.zeros((80, 500), bool)
     mask[20:24, 10:18] = mask[60:70, 30:40] = True

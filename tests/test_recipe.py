@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from loomsight.errors import UsageError
-from loomsight.fabric.types import LabelledPicture
+from loomsight.fabric.instances import boxes_of
+from loomsight.fabric.types import LabelledPicture, TrainingTile
+from loomsight.learn.detector import collate_boxes
 from loomsight.loom import ClothSpec, weave
 from loomsight.synthesis.augment import stretch
 from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker, mirror_pad
@@ -109,6 +111,28 @@ def test_pictures_smaller_than_a_tile_are_mirrored() -> None:
     assert padded.shape == (4, 4)
     assert (padded[:2, :3] == array).all()
     assert (padded[2] == padded[1]).all()
+
+
+def test_a_mirrored_defect_is_another_defect_and_not_one_with_its_image(grey: Material) -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[20:24, 40:44] = mask[56:60, 10:14] = True
+    picture = LabelledPicture(np.full((60, 60, 3), 90, np.uint8), mask, types=("nep", "hole"))
+    maker = TileMaker(recipe("none", tile=96, stretch=0), Material(grey.good, [picture]))
+    tile = next(tile for k in range(9) for tile in maker.batch(k) if tile.target.any())
+    assert tile.instances is not None
+    boxes, which = boxes_of(tile.instances)
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    assert sorted(sides[[tile.types[k - 1] == "nep" for k in which]].tolist()) == [4, 4]
+    assert (sides[[tile.types[k - 1] == "hole" for k in which]] == 8).all(), "it meets its image"
+
+
+def test_a_small_defect_is_a_box_to_learn_and_the_rest_of_a_cut_one_is_not() -> None:
+    instances = np.zeros((64, 64), np.int16)
+    instances[30, 30], instances[40, 50:52], instances[0, 10:12] = 1, 2, 3
+    zero = np.zeros((64, 64), np.float32)
+    tile = TrainingTile(np.zeros((64, 64, 3), np.uint8), zero, zero, "real", instances, ("nep",) * 3)
+    (labels,) = collate_boxes([tile], ("nep",))["labels"]
+    assert (labels["boxes"] * 64).tolist() == [[30.5, 30.5, 1, 1], [51, 40.5, 2, 1]]
 
 
 def test_a_stretched_tile_keeps_its_mask_on_its_defect() -> None:

@@ -5,7 +5,8 @@ counted, not extrapolated: from little cloth a threshold for the promise lies lo
 by luck more for one network than for the other, and the stricter one would have no say. A region of the score
 map joins the surest box that it lies on, as the shape of that defect, and their margins add up as evidence
 does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no region ties two boxes together: a streak of
-faint regions would make one box of a whole picture. So a defect that one network sees clearly is found though
+faint regions would make one box of a whole picture. A box that holds less than a quarter of a region is of a
+part of that defect, and grows to hold all of it. So a defect that one network sees clearly is found though
 the other does not see it, and one that both see faintly, each a little below, is found as well; what one sees
 faintly and the other not at all is not. The promise is kept by the fused threshold, set on good cloth.
 """
@@ -17,13 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
 
 from loomsight.fabric.regions import Grouping, find_regions
-from loomsight.fabric.types import UNKNOWN, Region, ScoreMap
+from loomsight.fabric.types import UNKNOWN, Box, Region, ScoreMap
 
 REACH = 3.0
 """Logits below its zero to which a network's answer counts, if the other agrees."""
 _NEAR = 4  # pixels between a region and a box of one defect
+_PART = 0.25  # of a region's box: what holds less of it is of a part of the defect
 _SURE = 1e-6  # from 0 and 1: a score's logit stays finite
 
 
@@ -134,7 +138,18 @@ def _region(group: Evidence, point: FusionPoint) -> Region:
     reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
     length = group.regions[0].length if len(group.regions) == 1 else float(reach)
     area = sum(one.area for one in group.regions)
-    return Region(group.box.box, area, length, score, group.box.type)
+    return Region(_holding(group.box.box, all_of), area, length, score, group.box.type)
+
+
+def _holding(box: Box, regions: Int[NDArray[np.int_], "n 4"]) -> Box:
+    """A box, grown to hold those regions of which it holds a part only."""
+    ours = np.array(box)
+    shared = np.minimum(regions[:, 2:], ours[2:]) - np.maximum(regions[:, :2], ours[:2])
+    areas = np.prod(regions[:, 2:] - regions[:, :2], axis=1)
+    beyond = regions[np.prod(shared.clip(0), axis=1) < _PART * areas]
+    x0, y0 = np.minimum(ours[:2], beyond[:, :2].min(0, initial=ours[:2].max())).tolist()
+    x1, y1 = np.maximum(ours[2:], beyond[:, 2:].max(0, initial=0)).tolist()
+    return x0, y0, x1, y1
 
 
 def _logit(p: float) -> float:

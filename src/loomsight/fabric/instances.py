@@ -28,9 +28,11 @@ def instances_of(picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]
     """
     if picture.mask is None:
         found = np.zeros(picture.image.shape[:2], np.int16)
-        boxes = np.zeros((0, 4)) if picture.boxes is None else picture.boxes
-        for number, (x0, y0, x1, y1) in enumerate(np.rint(boxes).astype(int), 1):
-            found[max(0, y0) : max(y1, y0 + 1), max(0, x0) : max(x1, x0 + 1)] = number
+        boxes = (np.zeros((0, 4)) if picture.boxes is None else np.rint(picture.boxes)).astype(int)
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        for k in np.argsort(-areas, kind="stable"):  # the small ones last, or a large one would hide them
+            x0, y0, x1, y1 = boxes[k]
+            found[max(0, y0) : max(0, y1, y0 + 1), max(0, x0) : max(0, x1, x0 + 1)] = k + 1
         return found, _types(picture.types, len(boxes))
     count, labels = label_parts(picture.mask, GAP)
     found = labels.astype(np.int16)

@@ -132,7 +132,9 @@ def collate_boxes(tiles: Sequence[TrainingTile], types: Sequence[str]) -> Detect
         if tile.instances is not None:
             sizes = np.bincount(tile.instances.ravel(), minlength=len(tile.types) + 1)
             boxes, which = boxes_of(tile.instances)
-            keep = sizes[which] >= LEAST_PIXELS
+            height, width = tile.instances.shape
+            cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= (width, height)).any(axis=1)
+            keep = ~cut | (sizes[which] >= LEAST_PIXELS)
             boxes, which = boxes[keep], which[keep]
             names = [tile.types[k - 1] for k in which]
             classes = np.array([number.get(name, number.get(UNKNOWN, 0)) for name in names], np.int64)

@@ -39,7 +39,8 @@ from pydantic import Field, PositiveInt, field_validator
 
 from loomsight.config import Config
 from loomsight.fabric.images import to_grey, to_rgb
-from loomsight.fabric.instances import InstanceMap, instances_of
+from loomsight.fabric.instances import GAP, InstanceMap, instances_of
+from loomsight.fabric.regions import label_parts
 from loomsight.fabric.types import UNKNOWN, LabelledPicture, Mask, Picture, TrainingTile
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.augment import Array, augmix, flip_and_turn, photometric, stretch
@@ -294,8 +295,8 @@ class TileMaker:
             height, width = picture.image.shape[:2]
             window = random_window((max(height, size), max(width, size)), size, rng)
         image = to_rgb(mirror_pad(picture.image, size)[window])
-        instances, types = self._material.instances(picture)
-        own = mirror_pad(instances, size)[window]
+        instances, types = _mirrored(*self._material.instances(picture), size)
+        own = instances[window]
         marked = (own > 0).astype(np.float32)
         if picture.mask is None:  # boxes alone: which pixels are defective, nobody knows
             return TrainingTile(image, np.zeros_like(marked), 1 - marked, "real", own, types)
@@ -341,6 +342,21 @@ def mirror_pad(array: np.ndarray, size: int) -> np.ndarray:
     if not (down or right):
         return array
     return np.pad(array, ((0, down), (0, right)) + ((0, 0),) * (array.ndim - 2), "symmetric")
+
+
+def _mirrored(
+    instances: InstanceMap, types: tuple[str, ...], size: int
+) -> tuple[InstanceMap, tuple[str, ...]]:
+    """An instance map as :func:`mirror_pad` gives it, in which each copy of a defect is one of its own."""
+    padded = mirror_pad(instances, size)
+    if padded is instances:
+        return instances, types
+    anew, named = np.zeros_like(padded), list[str]()
+    for number, name in enumerate(types, 1):
+        count, parts = label_parts(padded == number, GAP)
+        anew[parts > 0] = parts[parts > 0] + len(named)
+        named += [name] * count
+    return anew, tuple(named)
 
 
 def random_window(shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -349,9 +349,9 @@ def collate(patches: Sequence[DefectPatch], goods: Sequence[Picture]) -> Batch:
     }
 
 
-def make_batch(maker: PatchMaker, k: int, count: int) -> Batch:
+def make_batch(maker: PatchMaker, k: int, count: int, seed: int) -> Batch:
     """The batch of step ``k``."""
-    rng, patches = np.random.default_rng([k, 13]), maker.batch(k, count)
+    rng, patches = np.random.default_rng([seed, k, 13]), maker.batch(k, count)
     goods = [maker.good(patch.fabric, rng) for patch in patches]
     return collate(
         patches, [p.cloth if good is None else good for p, good in zip(patches, goods, strict=True)]
@@ -486,7 +486,7 @@ def train_texture_gan(
     task = TextureGanTask(generator, discriminator)
     history = fit(
         task,
-        lambda k: make_batch(patches, k, settings.batch),
+        lambda k: make_batch(patches, k, settings.batch, seed),
         TrainSettings(
             steps=steps,
             seconds=seconds,
@@ -499,17 +499,17 @@ def train_texture_gan(
         progress=progress,
         about={"stage 1": settings.model_dump(mode="json")},
     )
-    _remember(generator, task.encoder.eval(), patches)
+    _remember(generator, task.encoder.eval(), patches, seed)
     return generator, history
 
 
-def _remember(generator: TextureGenerator, encoder: Encoder, patches: PatchMaker) -> None:
+def _remember(generator: TextureGenerator, encoder: Encoder, patches: PatchMaker, seed: int) -> None:
     """Known defects' noise maps anew: those kept in training are of an encoder that went on learning."""
     generator.met.zero_()
     generator.latents.zero_()
     device = generator.latents.device
     for k in range(_REMEMBERING * generator.settings.remembered // 16):
-        batch = make_batch(patches, 2_000_000 + k, 16)
+        batch = make_batch(patches, 2_000_000 + k, 16, seed)
         if batch["both"].shape[-1] != CELL * CELLS:
             break  # the maps of other patches have another size
         with torch.inference_mode():
