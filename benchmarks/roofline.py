@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from loomsight.profile import Profile
 from loomsight.runtime.compiled import Compiled, OpenVinoCompiled
 from loomsight.runtime.export import Trials, export_network
-from loomsight.runtime.gate import GateGraph, GateNetwork
+from loomsight.runtime.gate import GateGraph, GateNetwork, grouped
 from loomsight.runtime.graphs import Graph, SegmenterGraph
 from loomsight.runtime.throughput import by_turns
 
@@ -53,8 +54,9 @@ def main() -> None:
     asked = parser.parse_args()
     profile = Profile.open(asked.profile)
     graph = SegmenterGraph(profile.segmenter())
-    macs, numbers = counted(graph, 3)
-    gate_macs, gate_numbers = counted(GateGraph(GateNetwork(3)), 3)
+    pixels = np.zeros((1, *TILE, 3), np.uint8)
+    macs, numbers = counted(graph, pixels)
+    gate_macs, gate_numbers = counted(GateGraph(GateNetwork(3)), grouped(pixels))
     print("| network | multiplications / px | numbers written / px |\n|---|---|---|")
     print(f"| segmenter | {macs:.0f} | {numbers:.1f} |")
     print(f"| gate, colour | {gate_macs:.0f} | {gate_numbers:.2f} |")
@@ -98,8 +100,8 @@ def main() -> None:
         )
 
 
-def counted(graph: Graph, channels: int) -> tuple[float, float]:
-    """Multiplications, and numbers that layers write, for each pixel of a tile."""
+def counted(graph: Graph, tile: NDArray[np.uint8]) -> tuple[float, float]:
+    """Multiplications, and numbers that layers write, for each pixel of a tile of :data:`TILE`."""
     total, written = 0, 0
 
     def count(layer: nn.Module, _: Any, out: torch.Tensor) -> None:
@@ -111,7 +113,7 @@ def counted(graph: Graph, channels: int) -> tuple[float, float]:
 
     handles = [one.register_forward_hook(count) for one in graph.modules() if isinstance(one, nn.Conv2d)]
     with torch.no_grad():
-        graph.eval()(torch.zeros(1, *TILE, channels, dtype=torch.uint8))
+        graph.eval()(torch.from_numpy(tile))
     for handle in handles:
         handle.remove()
     pixels = TILE[0] * TILE[1]

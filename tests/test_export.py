@@ -20,6 +20,7 @@ from loomsight.detection import deeplab, rtdetr
 from loomsight.errors import ExportError, ProfileError, UsageError
 from loomsight.fabric.images import write_png
 from loomsight.inspection.line import inspect
+from loomsight.learn import ship
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.loom import ClothSpec, draw_defect, weave
 from loomsight.profile import Profile
@@ -28,6 +29,7 @@ from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, T
 from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
 from loomsight.runtime.export import Trials, export_network
 from loomsight.runtime.files import check_onnx, check_openvino
+from loomsight.runtime.gate import GateGraph, GateNetwork, grouped
 from loomsight.runtime.graphs import DetectorGraph, Graph
 
 CLOTH = ClothSpec(structure="plain", ends_per_cm=16, picks_per_cm=14)
@@ -407,6 +409,43 @@ def test_a_lower_threshold_is_not_what_a_gate_was_set_for(exported: Profile) -> 
     promised = card.operating_point.promised
     assert profile.promising(promised / 4).card.gate == gate
     assert profile.promising(promised * 4).card.gate is None
+    assert profile.promising(promised) == profile
+
+
+def test_a_gate_stays_until_there_is_another(
+    exported: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "gated"
+    shutil.copytree(exported.folder, copy)
+    profile = Profile.open(copy)
+    files = [
+        (card, profile.read(card.model), profile.read(card.weights) if card.weights else b"")
+        for card in profile.card.engines
+        if card.network == "segmenter"
+    ]
+    card = GateCard(channels=3, threshold=-2.0, near=0.1, worth=0.5, rate=0.02, defects=300)
+    graph, tile = GateGraph(GateNetwork(3).eval()), grouped(np.zeros((1, 160, 160, 3), np.uint8))
+    gate = [
+        ship._card(one, graph.step)
+        for one in export_network(graph, "gate", Trials(tile, None, 0.0), free=True)
+    ]
+    profile = profile.shipped([*files, *gate], card)
+    monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
+    good = [np.zeros((200, 200, 3), np.uint8)]
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert ship.export_profile(profile).card.gate == card
+    monkeypatch.setattr(ship, "_gate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ship.export_profile(profile, good=good)
+    kept = Profile.open(copy)
+    assert kept.card.gate == card
+    assert kept.compiled("gate", "openvino-int8") is not None
+    monkeypatch.setattr(ship, "_gate", lambda *_: None)  # none pays any more
+    assert ship.export_profile(kept, good=good).card.gate is None
+    assert not list(copy.glob("engines/gate*"))
 
 
 def test_teaching_keeps_the_engines_that_are_still_true(exported: Profile, tmp_path: Path) -> None:

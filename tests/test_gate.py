@@ -17,7 +17,16 @@ from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
-from loomsight.runtime.gate import AUDIT, BLOCK, CELL, GatedEngine, GateGraph, GateNetwork, block_logits
+from loomsight.runtime.gate import (
+    AUDIT,
+    BLOCK,
+    CELL,
+    GatedEngine,
+    GateGraph,
+    GateNetwork,
+    block_logits,
+    grouped,
+)
 
 POINT = (0.5, Grouping(4, 5))
 
@@ -68,6 +77,7 @@ class Gate:
     runtime, step, depth = "test", CELL, 2
 
     def start(self, tiles: Tiles) -> Ready:
+        tiles = tiles.reshape(1, tiles.shape[1], -1, 1)
         _, height, width, _ = tiles.shape
         assert height % CELL == 0
         assert width % CELL == 0
@@ -183,6 +193,22 @@ def test_audits_count_what_the_gate_would_have_lost() -> None:
     assert 0 < count.rate < 0.1
 
 
+def test_audits_count_what_the_quick_look_would_have_lost_too() -> None:
+    """A line that shows in a whole picture, and in a small window does not."""
+
+    class FarSighted(Dark):
+        def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+            for scores in super().jobs(jobs):
+                yield [score * np.float32(0.1) for score in scores]
+
+    image = good()
+    image[300:340, 300:340] = 0
+    engine = gated(FarSighted())
+    looks = list(engine.looks([image] * 3))
+    assert [len(look.regions(0.5)) for look in looks] == [1, 0, 0]
+    assert (engine.count.regions, engine.count.lost) == (1, 1)
+
+
 def test_a_gate_that_passes_too_much_is_switched_off() -> None:
     full = Dark()
     engine = gated(full, worth=0.3)
@@ -250,7 +276,7 @@ def test_a_block_passes_with_any_of_its_cells() -> None:
 
 def test_its_network_gives_a_logit_for_each_cell() -> None:
     network = GateNetwork(1).eval().requires_grad_(False)
-    (cells,) = TorchCompiled(GateGraph(network)).start(np.zeros((2, 96, 160, 1), np.uint8)).wait()
+    (cells,) = TorchCompiled(GateGraph(network)).start(grouped(np.zeros((2, 96, 160, 1), np.uint8))).wait()
     assert cells.shape == (2, 3, 5)
 
 

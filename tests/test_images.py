@@ -234,6 +234,7 @@ def test_a_pattern_passes_by_what_this_program_wrote(tmp_path):
     (tmp_path / "roll/result/regions.json").write_text('{"loomsight": "inspection",\n "regions": []}')
     (tmp_path / "roll/twill/profile.sha256").write_text("")
     assert [path.name for path in find_images(f"{tmp_path}/roll/**/*.png")] == ["1.png", "2.png"]
+    assert "rollmap.png" not in [path.name for path in find_images(f"{tmp_path}/roll/*/*.png")]
     for asked in ("roll/result/**/*.png", "roll/*/maps/*.png"):  # what is named itself is meant
         assert "1.png" in [path.name for path in find_images(f"{tmp_path}/{asked}")]
 

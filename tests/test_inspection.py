@@ -1,7 +1,7 @@
 import csv
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomsight.anomaly.drift import reference
-from loomsight.errors import ImageError, LoomsightError, UsageError
+from loomsight.errors import ImageError, LoomsightError, ProfileError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.look import Look
@@ -280,6 +280,17 @@ def test_a_roll_of_few_pictures_tells_of_an_old_lamp_too(tmp_path: Path, picture
         assert weaker == (lamp < 1)
 
 
+def test_a_short_roll_of_which_some_cannot_be_read_tells_of_an_old_lamp_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = [rng.integers(90, 160, (64, 96), np.uint8) for _ in range(9)]
+    made = profile(tmp_path / "profile", drift=reference(good, [np.full((64, 96), 0.1, np.float32)]))
+    for number, image in enumerate(good[:2]):
+        write_png(tmp_path / "roll" / f"{number}.png", np.asarray(image * 0.4, np.uint8))
+    (tmp_path / "roll" / "2.png").write_text("no picture")
+    result = inspect(tmp_path / "roll", made, tmp_path / "out", engine=Bright())
+    assert any("The light is 60% weaker" in one for one in result.warnings)
+
+
 def test_a_lamp_that_is_first_too_weak_and_later_too_strong_is_said_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +387,30 @@ def test_an_earlier_inspection_is_replaced_and_nothing_else(tmp_path: Path, plai
     with pytest.raises(UsageError, match="no earlier inspection"):
         inspect(Roll(1), plain, out, engine=Bright())
     assert (out / "letter to the customer.txt").read_text() == "dear"
+
+
+def test_an_inspection_with_something_else_among_its_maps_is_no_longer_one(
+    tmp_path: Path, plain: Profile
+) -> None:
+    write_png(tmp_path / "roll" / "a.png", cloth())
+    inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright(), maps=True)
+    inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright(), maps=True)
+    (tmp_path / "out" / "maps" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no earlier inspection"):
+        inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright())
+    assert (tmp_path / "out" / "maps" / "notes.txt").read_text() == "mine"
+
+
+def test_a_profile_that_changes_during_the_run_ends_it(tmp_path: Path, plain: Profile) -> None:
+    class Gone(Bright):
+        def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
+            raise ProfileError("the profile has changed since it was opened")
+
+    write_png(tmp_path / "roll" / "a.png", cloth())
+    write_png(tmp_path / "roll" / "b.png", 4 * cloth())
+    with pytest.raises(ProfileError, match="has changed"):
+        inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Gone())
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_never_take_the_place_of_pictures_or_profile(tmp_path: Path, plain: Profile) -> None:

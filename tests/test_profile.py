@@ -187,6 +187,27 @@ def test_a_card_that_is_none_is_one_line(folder: Path, text: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "../elsewhere/roll"),
+        ("alarms_allowed", 0.0),
+        ("megapixels_seen", -1.0),
+        ("promised", 0.0),
+    ],
+)
+def test_a_card_that_would_lead_elsewhere_or_nowhere_is_refused(
+    folder: Path, field: str, value: str | float
+) -> None:
+    def change(card: Any) -> None:
+        (card if field == "name" else card["operating_point"])[field] = value
+
+    reseal(folder, change)
+    with pytest.raises(ProfileError) as error:
+        Profile.open(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_what_is_no_profile_says_so(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="does not exist"):
         Profile.open(tmp_path / "nowhere")

@@ -96,6 +96,19 @@ def test_a_video_that_is_cut_off_says_how_much_is_lost(
     assert capfd.readouterr().err == ""  # the decoder does not speak past the program
 
 
+def test_a_damaged_frame_of_a_video_is_lost_alone_and_the_others_keep_their_place(tmp_path: Path) -> None:
+    data = bytearray(film(tmp_path / "whole.avi", 20).read_bytes())
+    starts = [
+        k for k in range(len(data)) if data[k : k + 4] == b"00dc" and data[k + 8 : k + 10] == b"\xff\xd8"
+    ]
+    data[starts[7] + 8 : starts[8]] = bytes(starts[8] - starts[7] - 8)
+    (tmp_path / "hurt.avi").write_bytes(data)
+    frames = list(open_source(tmp_path / "hurt.avi"))
+    (lost,) = (frame for frame in frames if isinstance(frame, Unread))
+    assert (lost.index, lost.count) == (7, 1)
+    assert [frame.index for frame in frames] == list(range(20))
+
+
 def test_what_is_no_video_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "line.mp4").write_bytes(b"hello" * 100)
     with pytest.raises(ImageError, match=r"line\.mp4.*no video that can be decoded"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -27,10 +28,35 @@ DetectorForm = Literal["lite0", "resnet18", "resnet50"]
 """As :func:`loomsight.detection.rtdetr.build` has them."""
 
 
+_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
+
+
+def wrong_in_name(name: str) -> str:
+    """Why a fabric cannot have this name, which is to be a folder's name on every system; empty if it can."""
+    wrong = sorted({char for char in name if not (char.isalnum() or char in "-_. ")})
+    if not name.strip() or len(name) > 80:
+        return "it must have 1 to 80 characters"
+    if wrong:
+        return f"{' '.join(repr(char) for char in wrong)} cannot stand in a name"
+    if name[0] in ". -" or name[-1] in ". ":
+        return "it must begin with a letter or a digit, and not end with a dot or a space"
+    if name.partition(".")[0].strip().lower() in _RESERVED:
+        return "some systems keep this name for a device"
+    return ""
+
+
+def _nameable(name: str) -> str:
+    if why := wrong_in_name(name):
+        raise ValueError(why)
+    return name
+
+
 def _possible(point: OperatingPoint) -> OperatingPoint:
     if not (
         0 <= point.threshold <= 1
-        and point.promised >= 0
+        and all(
+            0 < number < math.inf for number in (point.promised, point.megapixels_seen, point.alarms_allowed)
+        )
         and point.min_area >= 1
         and point.merge_gap >= 0
         and 0 <= point.faint <= 1
@@ -95,13 +121,14 @@ class EngineCard(Config):
 class GateCard(Config):
     """What says of most cloth that it is surely good.
 
-    ``threshold`` is the logit from which on a cell passes, ``near`` the score from which on a block that
-    passed is looked at once more, ``worth`` the share of blocks that may pass
-    before looking at everything would be quicker, ``rate`` the share that passed of good cloth, ``defects``
-    the number of made defects that the thresholds were set on.
+    ``group`` is how many pixels of a row it takes as one, ``threshold`` the logit from which on a cell
+    passes, ``near`` the score from which on a block that passed is looked at once more, ``worth`` the share
+    of blocks that may pass before looking at everything would be quicker, ``rate`` the share that passed of
+    good cloth, ``defects`` the number of made defects that the thresholds were set on.
     """
 
     channels: Literal[1, 3]
+    group: Literal[1, 4] = 1
     threshold: float = Field(allow_inf_nan=False)
     near: float = Field(ge=0, le=1)
     worth: float
@@ -113,7 +140,7 @@ class Card(Config):
     """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown."""
 
     schema_version: int
-    name: str
+    name: Annotated[str, AfterValidator(_nameable)]
     created: str
     program: str
     network: NetworkCard

@@ -32,7 +32,16 @@ from pydantic import JsonValue
 
 from loomsight import __version__
 from loomsight.anomaly.drift import DriftCard
-from loomsight.card import EXPORTS, Card, DetectorCard, EngineCard, GateCard, NormalityCard, Runtime
+from loomsight.card import (
+    EXPORTS,
+    Card,
+    DetectorCard,
+    EngineCard,
+    GateCard,
+    NormalityCard,
+    Runtime,
+    wrong_in_name,
+)
 from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.flat_field import FlatField
@@ -69,7 +78,6 @@ _KIND = Kind(
     again="copy it again, or learn the fabric again",
 )
 CARD = _KIND.card
-_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,7 +459,8 @@ class Profile:
             network = self.segmenter()
             compiled, given = TorchCompiled(SegmenterGraph(network)), lambda: network
         else:
-            given = self.segmenter
+            weights = self.weights()  # now: under a long run the file may change
+            given = lambda: self._built(weights)  # noqa: E731 — as above
         camera = None if corrected else self.camera()
         engine = SegmenterEngine(compiled, given, camera, largest=largest or LARGEST)
         normality, united = self.normality(runtime), self.card.normality
@@ -482,6 +491,7 @@ class Profile:
             point=(point.threshold, point.grouping),
             worth=card.worth,
             audits=audits,
+            group=card.group,
         )
 
     def segmenter(self) -> Segmenter:
@@ -490,14 +500,17 @@ class Profile:
         Raises:
             ProfileError: the network is unknown to this program, or the weights are not its own.
         """
+        self._check_network()
+        return self._built(self.weights())
+
+    def _built(self, weights: Mapping[str, Tensor]) -> Segmenter:
         from loomsight.detection import deeplab
 
-        self._check_network()
         settings = self.card.network.settings
         types = [str(name) for name in cast(list[JsonValue], settings.get("types", []))]
         network = deeplab.build(cast(deeplab.Form, settings["form"]), pretrained=False, types=types)
         try:
-            network.load_state_dict(self.weights())
+            network.load_state_dict(weights)
         except RuntimeError as error:  # torch's word for missing or unexpected weights
             why = "these are not the weights of its network"
             raise ProfileError("the profile cannot be used", where=self.folder / WEIGHTS, why=why) from error
@@ -592,16 +605,7 @@ def check_name(name: str) -> str:
     Raises:
         UsageError: it could not be a folder's name on every system.
     """
-    wrong = sorted({char for char in name if not (char.isalnum() or char in "-_. ")})
-    why = ""
-    if not name.strip() or len(name) > 80:
-        why = "it must have 1 to 80 characters"
-    elif wrong:
-        why = f"{' '.join(repr(char) for char in wrong)} cannot stand in a name"
-    elif name[0] in ". -" or name[-1] in ". ":
-        why = "it must begin with a letter or a digit, and not end with a dot or a space"
-    elif name.partition(".")[0].strip().lower() in _RESERVED:
-        why = "some systems keep this name for a device"
+    why = wrong_in_name(name)
     if why:
         raise UsageError(
             "bad name for a fabric", where=repr(name), why=why, do="use letters, digits, - _ . and spaces"

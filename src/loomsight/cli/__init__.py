@@ -52,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def stop_politely() -> None:
-    """Let SIGTERM unwind the program, so that a service that is stopped leaves nothing half-written."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    """Let SIGTERM and a closed terminal unwind the program, so that it leaves nothing half-written."""
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
 
 
 def run(words: list[str], command: Callable[[list[str]], int] | None = None, *, debug: bool = False) -> int:

@@ -148,6 +148,8 @@ class OperatingPoint:
         Raises:
             UsageError: so many alarms that they were not kept.
         """
+        if promised == self.promised:
+            return self
         allowed, highest = self.alarms_allowed * promised / self.promised, self.highest or ()
         # with fewer than are kept, these are all there were
         if self.highest is None or math.floor(allowed) > len(highest) >= KEPT:
@@ -365,7 +367,7 @@ def _extrapolated(alarms: list[float], allowed: float) -> float:
     """The threshold above which ``allowed`` < 1 alarms are expected, from the highest alarms seen."""
     if not alarms:
         return LOWEST
-    logits = [_logit(alarm) for alarm in alarms]
+    logits = [_logit(float(alarm)) for alarm in alarms]
     count = len(logits)
     scale = 1.0
     if count > 1:

@@ -125,9 +125,9 @@ def find_images(source: Path | str) -> list[Path]:
     """The pictures of a folder, a glob pattern or a single file.
 
     A folder gives its own pictures, by suffix, not those of folders below it and no hidden ones. A pattern
-    may reach deeper with ``**``, and there it passes by the results, profiles and bases that this program
-    wrote: a roll map or a sample is no cloth of the roll. The order is that of people: ``frame2`` comes
-    before ``frame10``.
+    that leaves their folder open, as ``*/*.png`` and ``**`` do, passes by the results, profiles and bases
+    that this program wrote: a roll map or a sample is no cloth of the roll. The order is that of people:
+    ``frame2`` comes before ``frame10``.
 
     Raises:
         UsageError: the source does not exist, or a pattern matches no picture.
@@ -148,8 +148,11 @@ def find_images(source: Path | str) -> list[Path]:
         raise UsageError("no such file or folder", where=source, do="check the path")
     matches = glob.glob(str(source), recursive=True)  # noqa: PTH207, Path.glob takes no absolute pattern
     found = _pictures(map(Path, matches))
-    if "**" in str(source):
-        found = _not_ours(found, Path(str(source).partition("**")[0]))
+    root = Path(source).parent
+    if "**" in root.parts or glob.has_magic(root.name):
+        while glob.has_magic(str(root)):
+            root = root.parent
+        found = _not_ours(found, root)
     if not found:
         raise UsageError("no picture matches", where=source, do="check the pattern, and quote it")
     return found

@@ -13,7 +13,7 @@ from loomsight.fabric.types import Picture
 from loomsight.profile import Profile
 
 MOST = 200  # pictures looked at, evenly over the roll, and as many in full; of a video of unknown length, all
-_WINDOW, _FEWEST = 15, 5  # pictures whose median counts, of a roll that has them: one stain is no drift
+_WINDOW, _FEWEST = 15, 5  # pictures whose median counts, fewer of a shorter roll: one stain is no drift
 _RECALIBRATE = "recalibrate: 'loomsight teach' with good cloth of today"
 
 
@@ -28,7 +28,6 @@ class DriftCheck:
     def __init__(self, profile: Profile, total: int | None) -> None:
         self._card = profile.card.drift
         self._every = max(1, math.ceil((total or 0) / MOST))
-        self._fewest = min(_FEWEST, total or _FEWEST)
         self._due = 0  # the next picture whose whole map is wanted
         self._last: dict[str, deque[tuple[str, float]]] = {}
         # of each figure, too high or too low: the farthest so far, and where it began
@@ -45,15 +44,19 @@ class DriftCheck:
         for key, value in measure(picture, score.dense() if score.complete else None).items():
             last = self._last.setdefault(key, deque(maxlen=_WINDOW))
             last.append((name, value))
-            if len(last) < self._fewest:
-                continue
-            allowed = self._card.allowed[key]
-            all_off = [(seen, self._off(key, value)) for seen, value in last]
-            off = float(np.median([by for _, by in all_off]))
-            if abs(off) > allowed:
-                first = next(seen for seen, by in all_off if abs(by) > allowed and by * off > 0)
-                before, since = self._found.get((key, off > 0), (0.0, first))
-                self._found[key, off > 0] = (off if abs(off) > abs(before) else before, since)
+            if len(last) >= _FEWEST:
+                self._judge(key)
+
+    def _judge(self, key: str) -> None:
+        """Whether the last pictures are off in one figure."""
+        assert self._card is not None  # noqa: S101 — without one nothing is looked at
+        allowed = self._card.allowed[key]
+        all_off = [(seen, self._off(key, value)) for seen, value in self._last[key]]
+        off = float(np.median([by for _, by in all_off]))
+        if abs(off) > allowed:
+            first = next(seen for seen, by in all_off if abs(by) > allowed and by * off > 0)
+            before, since = self._found.get((key, off > 0), (0.0, first))
+            self._found[key, off > 0] = (off if abs(off) > abs(before) else before, since)
 
     def _off(self, key: str, value: float) -> float:
         assert self._card is not None  # noqa: S101 — without one nothing is looked at
@@ -61,7 +64,10 @@ class DriftCheck:
         return max(off, 0.0) if key in ONE_SIDED else off
 
     def warnings(self) -> list[str]:
-        """What has drifted, from which picture on, and what to do."""
+        """What has drifted, from which picture on, and what to do; asked when the roll has ended."""
+        for key, last in self._last.items():
+            if len(last) < _FEWEST:  # there were no more
+                self._judge(key)
         return [
             f"{_words(key, off)} From {since} on. Check the lamp and the lens, or {_RECALIBRATE}."
             for (key, _), (off, since) in self._found.items()

@@ -22,7 +22,7 @@ import numpy as np
 from loomsight import __version__
 from loomsight.card import Runtime
 from loomsight.detection.fusion import fuse
-from loomsight.errors import ImageError, LoomsightError, UsageError
+from loomsight.errors import ImageError, LoomsightError, ProfileError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.look import Look
@@ -279,6 +279,11 @@ class _Walk:
         if self._looking.gate is not None:
             self.result.gate = self._looking.gate.count
             self.result.notes.append(said_of_gate(self.result.gate))
+        if self._looking.idle:
+            self.result.notes.append(
+                "The profile's gate is not used: it was set for a higher threshold than this promise has. "
+                "All of the cloth was looked at in full."
+            )
         if self._cloth.note:
             self.result.notes.append(self._cloth.note)
         if self.result.along == "x" and self.result.rate.unit == "100 m":
@@ -335,6 +340,8 @@ class _Walk:
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]
             result.left_out += len(everywhere) - len(regions)
+        except ProfileError:  # no fault of this picture
+            raise
         except LoomsightError as error:
             result.ledger.failed += 1
             self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))

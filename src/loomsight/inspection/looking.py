@@ -50,9 +50,13 @@ class Looking:
     def __init__(self, profile: Profile, engine: Scorer | None, runtime: Runtime, *, gated: bool) -> None:
         self.detector = profile.detector("torch" if engine is not None else runtime)
         self.gate: GatedEngine | None = None
+        self.idle = False  # whether there is a gate that was set for a higher threshold than this
         self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
         if engine is None:
-            gated = gated and runtime != "torch" and self.detector is None and profile.card.gate is not None
+            gated = gated and runtime != "torch" and self.detector is None
+            has = any(one.network == "gate" for one in profile.card.engines)
+            self.idle = gated and has and profile.card.gate is None
+            gated = gated and profile.card.gate is not None
             # behind a gate single places are looked at; the tile that is best for whole pictures is too large
             self._own = own = profile.engine(runtime, largest=None if gated else "measured")
             if gated:

@@ -176,4 +176,10 @@ def is_inspection(folder: Path) -> bool:
     """Whether a folder is an earlier inspection and nothing else, so that a new one may take its place."""
     ours = {RESULTS, "regions.csv", "rollmap.png", "report.html", "maps"}
     names = {path.name for path in folder.iterdir()}
-    return RESULTS in names and names <= ours and written_by_us(folder)
+    maps = (folder / "maps").iterdir() if "maps" in names else ()
+    return (
+        RESULTS in names
+        and names <= ours
+        and written_by_us(folder)
+        and all(path.suffix == ".png" and path.is_file() for path in maps)
+    )

@@ -31,6 +31,7 @@ VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".m
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _DECODERS = 4  # pictures decoded at a time, at most: a strip may have hundreds of megapixels
+_LOST = 256  # frames in a row that cannot be decoded: then a video has ended
 
 T = TypeVar("T")
 
@@ -158,23 +159,29 @@ class Video(Source):
         capture.release()
 
     def __iter__(self) -> Iterator[Frame | Unread]:
-        path = self.root
+        path, index, lost = self.root, 0, 0
         capture = _open_video(path)
-        index = 0
         try:
-            while True:
+            while lost < _LOST and (self.total is None or index + lost < self.total):
                 there, frame = capture.read()
                 if not there:
-                    break
+                    lost += 1  # one that is damaged, or the end: the next will tell
+                    continue
+                if lost:
+                    yield self._lost(index, lost)
+                index, lost = index + lost, 0
                 name = f"{path.name}#{index}"
                 yield Frame(index, name, f"{path.stem}-{index:06d}", cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
                 index += 1
         finally:
             capture.release()
         if index == 0 or (self.total is not None and index < self.total):
-            lost = max(1, (self.total or 0) - index)
-            why = f"{lost} of {self.total or '?'} frames cannot be decoded: the file is cut off or damaged"
-            yield Unread(index, f"{path.name}#{index}…", ImageError("cannot read", where=path, why=why), lost)
+            yield self._lost(index, max(1, (self.total or 0) - index))
+
+    def _lost(self, index: int, count: int) -> Unread:
+        path = self.root
+        why = f"{count} of {self.total or '?'} frames cannot be decoded: the file is cut off or damaged"
+        return Unread(index, f"{path.name}#{index}…", ImageError("cannot read", where=path, why=why), count)
 
 
 def open_source(source: Path | str) -> Source:

@@ -45,6 +45,7 @@ from loomsight.runtime.gate import (
     around,
     block_logits,
     gate_input,
+    grouped,
     own,
 )
 from loomsight.training.loop import TrainSettings, fit
@@ -270,7 +271,7 @@ def _just_above(seen: Float[NDArray[np.float32], " n"], threshold: float) -> flo
 
 def _blocks(gate: Compiled, channels: int, image: Picture) -> Float[NDArray[np.float32], "i j"]:
     """The highest logit of each block of a picture."""
-    (cells,) = gate.start(gate_input(image, channels)[None]).wait()
+    (cells,) = gate.start(grouped(gate_input(image, channels))[None]).wait()
     return block_logits(cells[0])
 
 
@@ -315,7 +316,7 @@ def _batches(
             gain = np.float32(np.exp(rng.uniform(-_LIGHT, _LIGHT)))
             shown.append((image[part] * gain).clip(0, 255))
             sure.append(_cells(score[part], threshold))
-        windows = torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2).contiguous()
+        windows = torch.from_numpy(grouped(np.stack(shown))).permute(0, 3, 1, 2).contiguous()
         return windows, torch.from_numpy(np.stack(sure))
 
     return batch

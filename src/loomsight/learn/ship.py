@@ -28,7 +28,7 @@ from loomsight.progress import Progress
 from loomsight.runtime.compiled import OpenVinoCompiled
 from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.export import Exported, Precision, Trials, export_network
-from loomsight.runtime.gate import OVERHEAD, GatedEngine, GateGraph, gate_input
+from loomsight.runtime.gate import GROUP, OVERHEAD, GatedEngine, GateGraph, gate_input, grouped
 from loomsight.runtime.graphs import DetectorGraph, FeaturesGraph, Graph, SegmenterGraph, StudentGraph
 
 GOOD_TILES = 24
@@ -71,12 +71,25 @@ def export_profile(
         precisions: tuple[Precision, ...] = ("fp32",) if name == "features" else ("fp32", "fp16", "int8")
         exports = export_network(graph, name, trials, precisions=precisions, say=progress.say)
         made += [_card(one, graph.step) for one in exports]
-    profile = profile.shipped(made)
+    earlier = profile.card.gate
+    # An earlier gate stays as long as there is no other, also if the learning of one is stopped.
+    profile = profile.shipped([*made, *(_gate_files(profile) if earlier else ())], earlier)
     if not len(good):
+        return profile
+    if profile.card.detector is not None:
+        progress.say("no gate: a detector looks at whole pictures, so beside one it would not be used")
         return profile
     progress.say("learning the gate")
     gate = _gate(profile, good, gate_seconds, seed, progress)
-    return profile if gate is None else profile.shipped([*made, *gate[1]], gate[0])
+    if gate is None:
+        return profile.shipped(made) if earlier else profile
+    return profile.shipped([*made, *gate[1]], gate[0])
+
+
+def _gate_files(profile: Profile) -> list[tuple[EngineCard, bytes, bytes]]:
+    """The gate that a profile has: of each file its card, the bytes of the model and of the weights."""
+    own = [card for card in profile.card.engines if card.network == "gate"]
+    return [(one, profile.read(one.model), profile.read(one.weights) if one.weights else b"") for one in own]
 
 
 def _gate(
@@ -91,7 +104,7 @@ def _gate(
     except DatasetError as error:
         progress.say(f"no gate: {error.why}")
         return None
-    tiles = np.stack([gate_input(one.image, learned.channels) for one in learned.held[:8]])
+    tiles = grouped(np.stack([gate_input(one.image, learned.channels) for one in learned.held[:8]]))
     best: tuple[float, GateCard, list[tuple[EngineCard, bytes, bytes]]] | None = None
     for network in learned.networks:
         graph = GateGraph(network)
@@ -116,6 +129,7 @@ def _gate(
         cost = _cost(gated, engine, learned.apart)
         card = GateCard(
             channels=learned.channels,
+            group=GROUP,
             threshold=found.cell,
             near=found.near,
             worth=WORTH / OVERHEAD,

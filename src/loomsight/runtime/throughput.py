@@ -20,7 +20,7 @@ from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled
 from loomsight.runtime.engine import SegmenterEngine
 from loomsight.runtime.export import Trials, export_network
-from loomsight.runtime.gate import OVERHEAD, GateGraph, GateNetwork
+from loomsight.runtime.gate import OVERHEAD, GateGraph, GateNetwork, grouped
 from loomsight.runtime.graphs import SegmenterGraph
 
 PASSING = 0.02
@@ -86,8 +86,8 @@ def of_machine(*, rounds: int = 5, progress: Progress | None = None) -> dict[str
         name: scoring(SegmenterEngine(compiled, lambda: network, largest="measured"), [strip])
         for name, compiled in engines.items()
     }
-    gate = dict(_exported(GateGraph(GateNetwork(1).eval()), "gate", _noise(320, 320)[None, ..., :1]))
-    tiles = np.ascontiguousarray(strip[None, ..., :1])
+    gate = dict(_exported(GateGraph(GateNetwork(1).eval()), "gate", grouped(_noise(320, 320)[None, ..., :1])))
+    tiles = grouped(np.ascontiguousarray(strip[None, ..., :1]))
 
     def gating() -> float:
         flying = [gate["openvino-int8"].start(tiles) for _ in range(8)]
