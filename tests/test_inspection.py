@@ -159,6 +159,28 @@ def test_a_bar_across_the_web_spans_the_roll_map(
     assert np.ptp(xs) < 40
 
 
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_a_defect_that_goes_on_in_the_next_picture_is_one(
+    tmp_path: Path, plain: Profile, along: Literal["x", "y"]
+) -> None:
+    pictures = [cloth() for _ in range(5)]
+    for picture in pictures[:3]:
+        picture[:, 20:22] = 200  # a broken end
+    pictures[3][10:12, 20:22] = 200  # another, which begins anew
+    pictures[0][-2:, 50:53] = pictures[1][:2, 40:43] = 200  # at the border, and elsewhere across
+    for number, picture in enumerate(pictures):
+        write_png(tmp_path / "roll" / f"{number}.png", picture if along == "y" else picture.T.copy())
+    result = inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright(), along=along)
+    rows = read(tmp_path / "out")["regions"]
+    assert (result.regions, result.defects) == (6, 4)
+    thread = {row["defect"] for row in rows if row["area_px"] == 80}
+    assert len(thread) == 1
+    assert result.per_megapixel == pytest.approx(4 / (5 * 40 * 60 / 1e6))
+    assert "Defects found" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "roll" / "1.png").write_text("no picture")
+    assert inspect(tmp_path / "roll", plain, tmp_path / "out", engine=Bright(), along=along).defects == 4
+
+
 def test_without_a_scale_places_are_pixels_and_metres_are_empty(tmp_path: Path, plain: Profile) -> None:
     inspect(Roll(3, marks=2), plain, tmp_path / "out", engine=Bright())
     values = read(tmp_path / "out")
@@ -427,7 +449,7 @@ def test_results_never_take_the_place_of_pictures_or_profile(tmp_path: Path, pla
 def test_rates_and_the_false_alarms_to_expect() -> None:
     rate = AlarmRate.per_100_m(2.0, mm_per_pixel=0.5, web_width_mm=100)
     result = Inspection(Path(), "s", "p", "now", "y", 0.5, rate)
-    result.inspected_px, result.megapixels, result.regions = 400_000, 80.0, 10
+    result.inspected_px, result.megapixels, result.regions, result.defects = 400_000, 80.0, 12, 10
     assert result.inspected_m == 200
     assert result.per_100_m == 5
     assert result.expected_false == pytest.approx(4)

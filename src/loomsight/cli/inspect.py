@@ -121,8 +121,9 @@ def inspect(
     for text in (*result.warnings, *result.notes):
         typer.echo(f"note: {text}", err=True)
     rate = f", {result.per_100_m:,.1f} per 100 m" if result.per_100_m is not None else ""
+    one = f" ({result.defects:,} defects)" if result.defects != result.regions else ""
     typer.echo(
-        f"{result.regions:,} regions in {result.defective:,} of {result.ledger.inspected:,} pictures, "
+        f"{result.regions:,} regions{one} in {result.defective:,} of {result.ledger.inspected:,} pictures, "
         f"{result.extent}{rate}"
     )
     typer.echo(f"{result.engine}: {result.speed}")

@@ -12,6 +12,7 @@ bounded number of crops.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -69,8 +70,9 @@ class Inspection:
         length_px: of the roll, what was not inspected included; width_px: of the widest picture.
         inspected_px: length inspected; megapixels: area inspected.
         mm_per_px: the scale, or None.
-        regions: how many were found; defective: in how many pictures; left_out: further ones, within the
-            margins; highest: the highest score of all the cloth, the margins too.
+        regions: how many were found; defects: how many they are when those that go on in the next picture
+            count once; defective: in how many pictures; left_out: further ones, within the margins; highest:
+            the highest score of all the cloth, the margins too.
         rate: the profile's promise of false alarms.
         engine: what ran the networks; gate: what the gate before them did, if there was one.
         notes: what the reader should know; warnings: what the reader must know.
@@ -89,6 +91,7 @@ class Inspection:
     inspected_px: int = 0
     megapixels: float = 0.0
     regions: int = 0
+    defects: int = 0
     defective: int = 0
     left_out: int = 0
     highest: float = 0.0
@@ -110,13 +113,13 @@ class Inspection:
 
     @property
     def per_100_m(self) -> float | None:
-        """Regions per 100 inspected metres; None without a scale."""
-        return 100 * self.regions / self.inspected_m if self.inspected_m else None
+        """Defects per 100 inspected metres; None without a scale."""
+        return 100 * self.defects / self.inspected_m if self.inspected_m else None
 
     @property
     def per_megapixel(self) -> float:
-        """Regions per million inspected pixels."""
-        return self.regions / self.megapixels if self.megapixels else 0.0
+        """Defects per million inspected pixels."""
+        return self.defects / self.megapixels if self.megapixels else 0.0
 
     @property
     def expected_false(self) -> float:
@@ -141,7 +144,8 @@ class Inspection:
             "along": self.along, "mm_per_px": self.mm_per_px, "ledger": asdict(self.ledger),
             "length_px": self.length_px, "width_px": self.width_px, "length_m": _rounded(self.length_m),
             "inspected_m": _rounded(self.inspected_m), "megapixels": round(self.megapixels, 6),
-            "region_count": self.regions, "pictures_with_regions": self.defective,
+            "region_count": self.regions, "defect_count": self.defects,
+            "pictures_with_regions": self.defective,
             "highest_score": round(self.highest, 5),
             "per_100_m": _rounded(self.per_100_m), "per_megapixel": round(self.per_megapixel, 4),
             "false_alarms_to_expect": _rounded(self.expected_false), "seconds": round(self.seconds, 3),
@@ -224,6 +228,45 @@ def check_out(out: Path, source: Source, profile: Profile) -> None:
         )
 
 
+class Numbering:
+    """Numbers the defects of a roll: a region that goes on in the next picture is one defect with it.
+
+    Args:
+        along: the axis of the pictures that runs along the roll.
+        gap: pixels that may lie between two regions of a defect.
+    """
+
+    def __init__(self, along: Along, gap: int) -> None:
+        self.count = 0
+        self._rows, self._gap = along == "y", gap
+        self._open: list[tuple[int, int, int, int]] = []  # at the end of the picture before
+
+    def of(self, regions: Sequence[Region], length: int) -> list[int]:
+        """The numbers of the regions of the next picture, which is so many pixels of roll long."""
+        numbers, ends = [], []
+        for region in regions:
+            x0, y0, x1, y1 = region.box
+            begin, end, low, high = (y0, y1, x0, x1) if self._rows else (x0, x1, y0, y1)
+            before = (
+                number
+                for left, right, rest, number in self._open
+                if begin + rest <= self._gap and low <= right + self._gap and left <= high + self._gap
+            )
+            number = next(before, None)
+            if number is None:
+                self.count += 1
+                number = self.count
+            numbers.append(number)
+            if length - end <= self._gap:
+                ends.append((low, high, length - end, number))
+        self._open = ends
+        return numbers
+
+    def interrupted(self) -> None:
+        """The next picture does not follow the one before."""
+        self._open = []
+
+
 class _Walk:
     """Goes through the frames once and keeps what has to be known at the end."""
 
@@ -252,6 +295,7 @@ class _Walk:
         self._margin = margin / (profile.scale or 1.0)  # pixels
         self._said_margin = f"{margin:g} {'px' if profile.scale is None else 'mm'}"
         self._cloth, self._drift = ClothCheck(profile, frames.total), DriftCheck(profile, frames.total)
+        self._numbering = Numbering(along, point.merge_gap)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
         self._first_error: ImageError | None = None
@@ -344,13 +388,16 @@ class _Walk:
             raise
         except LoomsightError as error:
             result.ledger.failed += 1
+            self._numbering.interrupted()
             self._gap(record, Gap(frame.name, frame.index, 1, start, result.length_px, "failed", str(error)))
             return
         founds = []
-        for region in regions:
+        for region, number in zip(regions, self._numbering.of(regions, length), strict=True):
             x, y = (region.box[0] + region.box[2]) / 2, (region.box[1] + region.box[3]) / 2
             along, side = (y, x) if result.along == "y" else (x, y)
-            founds.append(Found(frame.name, frame.index, region, start + along, side, result.mm_per_px))
+            founds.append(
+                Found(frame.name, frame.index, region, start + along, side, result.mm_per_px, number)
+            )
         for found in founds:
             record.add(found)
         self.gallery.offer(founds, image, score, self._point)
@@ -367,6 +414,7 @@ class _Walk:
         result.inspected_px += length
         result.megapixels += height * width / 1e6
         result.regions += len(founds)
+        result.defects = self._numbering.count
         result.defective += bool(founds)
         result.highest = max([result.highest, score.highest, *(region.score for region in regions)])
 
@@ -393,6 +441,7 @@ class _Walk:
 
     def _skip(self, unread: Unread, record: Record) -> None:
         result = self.result
+        self._numbering.interrupted()
         result.ledger.received += unread.count
         result.ledger.skipped += unread.count
         start = result.length_px

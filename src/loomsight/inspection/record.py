@@ -19,7 +19,7 @@ from loomsight.files import RESULTS, RESULTS_BEGIN, written_by_us
 
 COLUMNS = (
     "picture", "index", "score", "type", "along_m", "across_mm", "length_mm",
-    "along_px", "across_px", "x0", "y0", "x1", "y1", "area_px", "length_px",
+    "along_px", "across_px", "x0", "y0", "x1", "y1", "area_px", "length_px", "defect",
 )  # fmt: skip
 """Of ``regions.csv``, in order. Metres and millimetres are empty when the scale is unknown."""
 
@@ -33,6 +33,7 @@ class Found:
         region: in pixels of its picture.
         along: pixels from the roll's start to the region's centre; across: from the left selvedge.
         mm_per_px: the scale, or None.
+        defect: its number on the roll, from 1; regions of one number go on from picture to picture.
     """
 
     picture: str
@@ -41,6 +42,7 @@ class Found:
     along: float
     across: float
     mm_per_px: float | None = None
+    defect: int = 0
 
     @property
     def place(self) -> Place | None:
@@ -59,6 +61,7 @@ class Found:
             None if place is None else round(place.millimetres, 2),
             None if self.mm_per_px is None else round(region.length * self.mm_per_px, 2),
             round(self.along, 1), round(self.across, 1), x0, y0, x1, y1, region.area, round(region.length, 1),
+            self.defect,
         )  # fmt: skip
         return dict(zip(COLUMNS, values, strict=True))
 
@@ -67,7 +70,8 @@ class Found:
         """The inverse of :meth:`row`, up to its rounding."""
         box = (int(row["x0"]), int(row["y0"]), int(row["x1"]), int(row["y1"]))
         region = Region(box, row["area_px"], row["length_px"], row["score"], row.get("type", UNKNOWN))
-        return cls(row["picture"], row["index"], region, row["along_px"], row["across_px"], mm_per_px)
+        along, across = row["along_px"], row["across_px"]
+        return cls(row["picture"], row["index"], region, along, across, mm_per_px, row.get("defect", 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ def _figures(inspection: Inspection) -> list[tuple[str, str] | tuple[str, str, s
             f"{missing:,} not inspected" if missing else "all of them",
         ),
         ("Length" if inspection.length_m is not None else "Area", inspection.extent),
-        ("Regions found", f"{inspection.regions:,}", f"in {inspection.defective:,} pictures"),
+        _found(inspection),
     ]
     if (
         inspection.per_100_m is not None
@@ -219,6 +219,14 @@ def _figures(inspection: Inspection) -> list[tuple[str, str] | tuple[str, str, s
         figures.append(("Per megapixel", f"{inspection.per_megapixel:,.2f}"))
     figures.append(("False alarms to expect", _about(inspection.expected_false), "by the profile's promise"))
     return figures
+
+
+def _found(inspection: Inspection) -> tuple[str, str, str]:
+    pictures = f"in {inspection.defective:,} pictures"
+    if inspection.defects == inspection.regions:
+        return "Regions found", f"{inspection.regions:,}", pictures
+    # those that go on from picture to picture count once
+    return "Defects found", f"{inspection.defects:,}", f"{inspection.regions:,} regions {pictures}"
 
 
 def _about(value: float) -> str:
