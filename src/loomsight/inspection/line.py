@@ -12,11 +12,10 @@ bounded number of crops.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.drift import DriftCheck
 from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.looking import Looking, Namer, Scorer, Seen, checked, said_of_gate
-from loomsight.inspection.record import Found, Gap, Record, is_inspection
+from loomsight.inspection.record import Along, Found, Gap, Numbering, Record, is_inspection
 from loomsight.inspection.report import Gallery, write_report
 from loomsight.inspection.rollmap import Mark, RollMap
 from loomsight.inspection.sources import Frame, Prefetched, Source, Unread, open_source
@@ -42,7 +41,6 @@ from loomsight.progress import Progress
 if TYPE_CHECKING:
     from loomsight.runtime.gate import GateCount
 
-Along = Literal["x", "y"]
 _GAPS_TOLD = 50
 
 
@@ -226,45 +224,6 @@ def check_out(out: Path, source: Source, profile: Profile) -> None:
         raise UsageError(
             "the folder exists", where=out, why="it is no earlier inspection", do="choose another with --out"
         )
-
-
-class Numbering:
-    """Numbers the defects of a roll: a region that goes on in the next picture is one defect with it.
-
-    Args:
-        along: the axis of the pictures that runs along the roll.
-        gap: pixels that may lie between two regions of a defect.
-    """
-
-    def __init__(self, along: Along, gap: int) -> None:
-        self.count = 0
-        self._rows, self._gap = along == "y", gap
-        self._open: list[tuple[int, int, int, int]] = []  # at the end of the picture before
-
-    def of(self, regions: Sequence[Region], length: int) -> list[int]:
-        """The numbers of the regions of the next picture, which is so many pixels of roll long."""
-        numbers, ends = [], []
-        for region in regions:
-            x0, y0, x1, y1 = region.box
-            begin, end, low, high = (y0, y1, x0, x1) if self._rows else (x0, x1, y0, y1)
-            before = (
-                number
-                for left, right, rest, number in self._open
-                if begin + rest <= self._gap and low <= right + self._gap and left <= high + self._gap
-            )
-            number = next(before, None)
-            if number is None:
-                self.count += 1
-                number = self.count
-            numbers.append(number)
-            if length - end <= self._gap:
-                ends.append((low, high, length - end, number))
-        self._open = ends
-        return numbers
-
-    def interrupted(self) -> None:
-        """The next picture does not follow the one before."""
-        self._open = []
 
 
 class _Walk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 from loomsight.fabric.types import UNKNOWN, Place, Region
 from loomsight.files import RESULTS, RESULTS_BEGIN, written_by_us
 
+Along = Literal["x", "y"]
 COLUMNS = (
     "picture", "index", "score", "type", "along_m", "across_mm", "length_mm",
     "along_px", "across_px", "x0", "y0", "x1", "y1", "area_px", "length_px", "defect",
@@ -93,6 +94,45 @@ class Gap:
     stop: int
     kind: Literal["skipped", "failed"]
     reason: str
+
+
+class Numbering:
+    """Numbers the defects of a roll: a region that goes on in the next picture is one defect with it.
+
+    Args:
+        along: the axis of the pictures that runs along the roll.
+        gap: pixels that may lie between two regions of a defect.
+    """
+
+    def __init__(self, along: Along, gap: int) -> None:
+        self.count = 0
+        self._rows, self._gap = along == "y", gap
+        self._open: list[tuple[int, int, int, int]] = []  # at the end of the picture before
+
+    def of(self, regions: Sequence[Region], length: int) -> list[int]:
+        """The numbers of the regions of the next picture, which is so many pixels of roll long."""
+        numbers, ends = [], []
+        for region in regions:
+            x0, y0, x1, y1 = region.box
+            begin, end, low, high = (y0, y1, x0, x1) if self._rows else (x0, x1, y0, y1)
+            before = (
+                number
+                for left, right, rest, number in self._open
+                if begin + rest <= self._gap and low <= right + self._gap and left <= high + self._gap
+            )
+            number = next(before, None)
+            if number is None:
+                self.count += 1
+                number = self.count
+            numbers.append(number)
+            if length - end <= self._gap:
+                ends.append((low, high, length - end, number))
+        self._open = ends
+        return numbers
+
+    def interrupted(self) -> None:
+        """The next picture does not follow the one before."""
+        self._open = []
 
 
 class Record:
