@@ -162,7 +162,7 @@ class Video(Source):
         path, index, lost = self.root, 0, 0
         capture = _open_video(path)
         try:
-            while lost < _LOST and (self.total is None or index + lost < self.total):
+            while lost < _LOST and not (lost and index + lost == self.total):
                 there, frame = capture.read()
                 if not there:
                     lost += 1  # one that is damaged, or the end: the next will tell
