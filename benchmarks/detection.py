@@ -328,7 +328,7 @@ def differences(rows: list[dict[str, Any]]) -> str:
     lines = ["| difference | figure | sets | network | pairs | mean | of | 95 % |", "|---" * 8 + "|"]
     by_key = {tuple(row[name] for name in KEY): row for row in rows}
     for title, figure, of, other in pairings:
-        for family in ("aitex", "tilda"):
+        for family in ("aitex", "tilda", ""):
             for network in ("detector", "segmenter", "fused"):
                 own = [
                     row
@@ -342,13 +342,14 @@ def differences(rows: list[dict[str, Any]]) -> str:
                     for row in own
                     if (key := tuple((row | other)[name] for name in KEY)) in by_key
                 ]
-                if len(pairs) < 2:
+                families = {name.partition("_")[0] for name, *_ in pairs}
+                if len(pairs) < 2 or (not family and len(families) < 2):
                     continue
                 sets, *figures = zip(*pairs, strict=True)
                 one, two = map(np.array, figures)
                 gain = paired_difference(one, two, np.random.default_rng(0), groups=sets)
                 lines.append(
-                    f"| {title} | {figure} | {family} | {network} | {len(pairs)} | {gain.mean:+.3f} "
+                    f"| {title} | {figure} | {family or 'both'} | {network} | {len(pairs)} | {gain.mean:+.3f} "
                     f"| {two.mean():.3f} | {gain.low:+.3f} to {gain.high:+.3f} |"
                 )
     return "\n".join(lines)
