@@ -349,8 +349,8 @@ def differences(rows: list[dict[str, Any]]) -> str:
                 one, two = map(np.array, figures)
                 gain = paired_difference(one, two, np.random.default_rng(0), groups=sets)
                 lines.append(
-                    f"| {title} | {figure} | {family or 'both'} | {network} | {len(pairs)} | {gain.mean:+.3f} "
-                    f"| {two.mean():.3f} | {gain.low:+.3f} to {gain.high:+.3f} |"
+                    f"| {title} | {figure} | {family or 'both'} | {network} | {len(pairs)} "
+                    f"| {gain.mean:+.3f} | {two.mean():.3f} | {gain.low:+.3f} to {gain.high:+.3f} |"
                 )
     return "\n".join(lines)
 
