@@ -170,20 +170,21 @@ def test_a_reader_that_has_gone_is_no_failure() -> None:
     assert process.returncode == cli.READER_GONE
 
 
-def test_a_service_that_is_stopped_cleans_up(tmp_path: Path) -> None:
-    code = (
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", cli.TERMINATED), ("SIGHUP", 129)])
+def test_a_service_that_is_stopped_cleans_up(tmp_path: Path, name: str, code: int) -> None:
+    program = (
         "import sys, time; from pathlib import Path; from loomsight import cli, files\n"
         "def command(words):\n"
         "    with files.new_folder(Path(words[0])) as work:\n"
         "        (work / 'half').write_text('1'); print('ready', flush=True); time.sleep(30)\n"
         "cli.stop_politely(); cli.run(sys.argv[1:], command)\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    command = [sys.executable, "-c", program, str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == cli.TERMINATED
+        process.send_signal(getattr(signal, name))
+    assert process.returncode == code
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,6 +19,7 @@ from loomsight.card import RUNTIMES, GateCard
 from loomsight.detection import deeplab, rtdetr
 from loomsight.errors import ExportError, ProfileError, UsageError
 from loomsight.fabric.images import write_png
+from loomsight.fabric.types import Region
 from loomsight.inspection.line import inspect
 from loomsight.learn import ship
 from loomsight.learn.job import LearnSettings, learn
@@ -443,9 +444,33 @@ def test_a_gate_stays_until_there_is_another(
     kept = Profile.open(copy)
     assert kept.card.gate == card
     assert kept.compiled("gate", "openvino-int8") is not None
+    more = kept.card.operating_point.promised * 4
+    write_png(tmp_path / "roll" / "1.png", weave(CLOTH, 224, 288, np.random.default_rng(9)).image)
+    notes = [
+        " ".join(inspect(tmp_path / "roll", one, tmp_path / "out", runtime="openvino").notes)
+        for one in (kept, kept.promising(more))
+    ]
+    assert ["gate is not used" in said for said in notes] == [False, True]
+    boxed = dataclasses.replace(
+        kept, card=kept.card.model_copy(update={"detector": "one", "gate": None, "engines": ()})
+    )
+    monkeypatch.setattr(Profile, "shipped", lambda profile, *_: profile)
+    assert ship.export_profile(boxed, good=good) == boxed, "beside a detector none is learned"
+    monkeypatch.undo()
+    monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
     monkeypatch.setattr(ship, "_gate", lambda *_: None)  # none pays any more
     assert ship.export_profile(kept, good=good).card.gate is None
     assert not list(copy.glob("engines/gate*"))
+
+
+def test_a_file_that_changes_after_the_start_does_not_stop_a_run(exported: Profile, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported.folder, copy)
+    image = weave(CLOTH, 224, 288, np.random.default_rng(9)).image
+    engine = Profile.open(copy).engine("openvino")
+    (copy / "weights.safetensors").write_bytes(b"learned anew")
+    region = Region((60, 60, 90, 90), 900, 30.0, 0.9)
+    assert engine.name(image, [region]) == exported.engine("openvino").name(image, [region])
 
 
 def test_teaching_keeps_the_engines_that_are_still_true(exported: Profile, tmp_path: Path) -> None:

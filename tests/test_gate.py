@@ -280,6 +280,22 @@ def test_its_network_gives_a_logit_for_each_cell() -> None:
     assert cells.shape == (2, 3, 5)
 
 
+def test_pixels_are_grouped_as_the_gate_was_learned() -> None:
+    """A gate of an earlier profile takes them one by one."""
+    shapes = []
+
+    class Shaped(Gate):
+        def start(self, tiles: Tiles) -> Ready:
+            shapes.append(tiles.shape)
+            return super().start(tiles)
+
+    for group in (4, 1):
+        GatedEngine(Shaped(), 0.0, 0.3, 1, Dark(), point=POINT, group=group).passed(good(768, 1024))  # type: ignore[arg-type]
+    assert shapes == [(1, 768, 256, 4), (1, 768, 1024, 1)]
+    image = np.arange(2 * 8 * 3, dtype=np.uint8).reshape(2, 8, 3)
+    assert grouped(image)[1, 1].tolist() == image[1, 4:8].ravel().tolist()
+
+
 def test_it_learns_from_the_engine_where_something_is_found() -> None:
     spec = ClothSpec(structure="plain", warp_colour=(200, 200, 200), weft_colour=(190, 190, 190))
     rng = np.random.default_rng(1)

@@ -333,6 +333,21 @@ def test_a_lamp_that_is_first_too_weak_and_later_too_strong_is_said_twice(
     assert "From 060.png on" in strong
 
 
+def test_behind_a_gate_few_whole_maps_tell_of_stranger_cloth_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, score = np.full((64, 96), 120, np.uint8), np.full((64, 96), 0.1, np.float32)
+    card = reference([image], [score])
+    made = profile(tmp_path / "profile", drift=card)
+    off = {"unrest": card.usual["unrest"] + 2 * card.allowed["unrest"]}
+    monkeypatch.setattr(drift, "measure", lambda _, dense: {} if dense is None else off)
+    check = drift.DriftCheck(made, 400)
+    for index in range(400):
+        whole = index % 100 == 0
+        check.look(index, f"{index}.png", image, Look(image.shape, score if whole else None, whole))
+    assert "The whole cloth looks stranger" in " ".join(check.warnings())
+
+
 def test_a_gate_that_is_switched_off_does_not_have_every_picture_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

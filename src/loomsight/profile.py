@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -459,8 +460,7 @@ class Profile:
             network = self.segmenter()
             compiled, given = TorchCompiled(SegmenterGraph(network)), lambda: network
         else:
-            weights = self.weights()  # now: under a long run the file may change
-            given = lambda: self._built(weights)  # noqa: E731 — as above
+            given = partial(self._built, self.weights())  # read now: the file may change during a long run
         camera = None if corrected else self.camera()
         engine = SegmenterEngine(compiled, given, camera, largest=largest or LARGEST)
         normality, united = self.normality(runtime), self.card.normality

@@ -147,8 +147,8 @@ def _holding(box: Box, regions: Int[NDArray[np.int_], "n 4"]) -> Box:
     shared = np.minimum(regions[:, 2:], ours[2:]) - np.maximum(regions[:, :2], ours[:2])
     areas = np.prod(regions[:, 2:] - regions[:, :2], axis=1)
     beyond = regions[np.prod(shared.clip(0), axis=1) < _PART * areas]
-    x0, y0 = np.minimum(ours[:2], beyond[:, :2].min(0, initial=ours[:2].max())).tolist()
-    x1, y1 = np.maximum(ours[2:], beyond[:, 2:].max(0, initial=0)).tolist()
+    corners = np.vstack([ours, beyond])
+    (x0, y0), (x1, y1) = corners[:, :2].min(axis=0).tolist(), corners[:, 2:].max(axis=0).tolist()
     return x0, y0, x1, y1
 
 

@@ -54,9 +54,8 @@ class Looking:
         self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
         if engine is None:
             gated = gated and runtime != "torch" and self.detector is None
-            has = any(one.network == "gate" for one in profile.card.engines)
-            self.idle = gated and has and profile.card.gate is None
-            gated = gated and profile.card.gate is not None
+            if gated and profile.card.gate is None:
+                gated, self.idle = False, any(one.network == "gate" for one in profile.card.engines)
             # behind a gate single places are looked at; the tile that is best for whole pictures is too large
             self._own = own = profile.engine(runtime, largest=None if gated else "measured")
             if gated:

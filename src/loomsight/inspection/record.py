@@ -72,7 +72,7 @@ class Found:
         box = (int(row["x0"]), int(row["y0"]), int(row["x1"]), int(row["y1"]))
         region = Region(box, row["area_px"], row["length_px"], row["score"], row.get("type", UNKNOWN))
         along, across = row["along_px"], row["across_px"]
-        return cls(row["picture"], row["index"], region, along, across, mm_per_px, row.get("defect", 0))
+        return cls(row["picture"], row["index"], region, along, across, mm_per_px, row["defect"])
 
 
 @dataclass(frozen=True, slots=True)
