@@ -413,54 +413,57 @@ def test_a_lower_threshold_is_not_what_a_gate_was_set_for(exported: Profile) -> 
     assert profile.promising(promised) == profile
 
 
-def test_a_gate_stays_until_there_is_another(
-    exported: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = tmp_path / "gated"
-    shutil.copytree(exported.folder, copy)
-    profile = Profile.open(copy)
+GATE = GateCard(channels=3, group=4, threshold=-2.0, near=0.1, worth=0.5, rate=0.02, defects=300)
+
+
+@pytest.fixture
+def gated(exported: Profile, tmp_path: Path) -> Profile:
+    """The profile with a gate that has learned nothing."""
+    shutil.copytree(exported.folder, tmp_path / "gated")
+    profile = Profile.open(tmp_path / "gated")
     files = [
         (card, profile.read(card.model), profile.read(card.weights) if card.weights else b"")
         for card in profile.card.engines
-        if card.network == "segmenter"
     ]
-    card = GateCard(channels=3, threshold=-2.0, near=0.1, worth=0.5, rate=0.02, defects=300)
     graph, tile = GateGraph(GateNetwork(3).eval()), grouped(np.zeros((1, 160, 160, 3), np.uint8))
-    gate = [
-        ship._card(one, graph.step)
-        for one in export_network(graph, "gate", Trials(tile, None, 0.0), free=True)
-    ]
-    profile = profile.shipped([*files, *gate], card)
-    monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
-    good = [np.zeros((200, 200, 3), np.uint8)]
+    exports = export_network(graph, "gate", Trials(tile, None, 0.0), free=True)
+    return profile.shipped([*files, *(ship._card(one, graph.step) for one in exports)], GATE)
 
+
+def test_a_gate_stays_until_there_is_another(gated: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    assert ship.export_profile(profile).card.gate == card
+    good = [np.zeros((200, 200, 3), np.uint8)]
+    monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
+    assert ship.export_profile(gated).card.gate == GATE
     monkeypatch.setattr(ship, "_gate", stopped)
     with pytest.raises(KeyboardInterrupt):
-        ship.export_profile(profile, good=good)
-    kept = Profile.open(copy)
-    assert kept.card.gate == card
+        ship.export_profile(gated, good=good)
+    kept = Profile.open(gated.folder)
+    assert kept.card.gate == GATE
     assert kept.compiled("gate", "openvino-int8") is not None
-    more = kept.card.operating_point.promised * 4
-    write_png(tmp_path / "roll" / "1.png", weave(CLOTH, 224, 288, np.random.default_rng(9)).image)
-    notes = [
-        " ".join(inspect(tmp_path / "roll", one, tmp_path / "out", runtime="openvino").notes)
-        for one in (kept, kept.promising(more))
-    ]
-    assert ["gate is not used" in said for said in notes] == [False, True]
-    boxed = dataclasses.replace(
-        kept, card=kept.card.model_copy(update={"detector": "one", "gate": None, "engines": ()})
-    )
-    monkeypatch.setattr(Profile, "shipped", lambda profile, *_: profile)
-    assert ship.export_profile(boxed, good=good) == boxed, "beside a detector none is learned"
-    monkeypatch.undo()
-    monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
     monkeypatch.setattr(ship, "_gate", lambda *_: None)  # none pays any more
     assert ship.export_profile(kept, good=good).card.gate is None
-    assert not list(copy.glob("engines/gate*"))
+    assert not list(gated.folder.glob("engines/gate*"))
+
+
+def test_beside_a_detector_no_gate_is_learned(gated: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxed = dataclasses.replace(gated, card=gated.card.model_copy(update={"detector": "one"}))
+    monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
+    monkeypatch.setattr(Profile, "shipped", lambda profile, *_: profile)
+    monkeypatch.setattr(ship, "_gate", lambda *_: pytest.fail("a gate that would not be used"))
+    assert ship.export_profile(boxed, good=[np.zeros((200, 200, 3), np.uint8)]) == boxed
+
+
+def test_a_gate_that_a_lower_threshold_leaves_idle_is_said(gated: Profile, tmp_path: Path) -> None:
+    write_png(tmp_path / "roll" / "1.png", weave(CLOTH, 224, 288, np.random.default_rng(9)).image)
+    told = [
+        inspect(tmp_path / "roll", profile, tmp_path / "out", runtime="openvino")
+        for profile in (gated, gated.promising(4 * gated.card.operating_point.promised))
+    ]
+    assert [one.gate is None for one in told] == [False, True]
+    assert [any("gate is not used" in note for note in one.notes) for one in told] == [False, True]
 
 
 def test_a_file_that_changes_after_the_start_does_not_stop_a_run(exported: Profile, tmp_path: Path) -> None:
