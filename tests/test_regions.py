@@ -92,6 +92,21 @@ def test_a_threshold_below_what_is_faint_joins_nothing_more():
     assert find_regions(score, 0.2, Grouping(faint=0.25)) == find_regions(score, 0.2)
 
 
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (7, 13), (260, 370)])
+def test_where_a_defect_lies_in_the_picture_changes_nothing_of_it(top: int, left: int) -> None:
+    score = np.zeros((300, 450), np.float32)
+    score[top + 5, left : left + 20] = score[top + 7, left + 24 : left + 60] = 0.9
+    score[top + 6, left + 20 : left + 24] = 0.2  # what joins both
+    score[top + 30 : top + 33, left + 70 : left + 72] = 0.8
+    moved = find_regions(score, 0.5, Grouping(merge_gap=1, faint=0.1))
+    boxes = [(x0 - left, y0 - top, x1 - left, y1 - top) for x0, y0, x1, y1 in (own.box for own in moved)]
+    assert boxes == [(0, 5, 60, 8), (70, 30, 72, 33)]
+    assert [own.area for own in moved] == [56, 6]
+    count, labels = label_regions(score, 0.5, Grouping(merge_gap=1, faint=0.1))
+    assert count == 2
+    assert np.array_equal(labels > 0, score >= 0.5)
+
+
 def test_regions_come_in_reading_order():
     score = np.zeros((30, 30), np.float32)
     for y, x in [(20, 3), (5, 25), (5, 2), (12, 14)]:

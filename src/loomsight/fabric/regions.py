@@ -80,15 +80,36 @@ def label_regions(
     Returns:
         how many there are, and int32 HW: 0 outside, 1, 2, … on their pixels at or above the threshold.
     """
+    count, part, numbers = _numbered(score, threshold, grouping)
+    labels = np.zeros(score.shape, np.int32)
+    labels[part] = numbers
+    return count, labels
+
+
+def _numbered(
+    score: ScoreMap, threshold: float, grouping: Grouping
+) -> tuple[int, tuple[slice, slice], NDArray[np.int32]]:
+    """How many regions there are, the part of the map that they lie in, and their numbers there."""
     above = score >= threshold
-    count, labels = label_parts(above, grouping.merge_gap)
-    if count > 1 and grouping.faint < threshold:
-        count, labels = _joined(count, labels, above, above | faint_pixels(score, grouping.faint))
+    if not above.any():
+        return 0, (slice(0, 0), slice(0, 0)), np.zeros((0, 0), np.int32)
+    joining = above | faint_pixels(score, grouping.faint) if grouping.faint < threshold else None
+    part = span(above if joining is None else joining)  # of a roll mostly a small part
+    count, labels = label_parts(above[part], grouping.merge_gap)
+    if count > 1 and joining is not None:
+        count, labels = _joined(count, labels, above[part], joining[part])
     if count and grouping.min_area > 1:
         large = np.bincount(labels.ravel(), minlength=count + 1) >= grouping.min_area
         large[0] = False
         count, labels = int(large.sum()), (np.cumsum(large, dtype=np.int32) * large)[labels]
-    return count, labels
+    return count, part, labels
+
+
+def span(where: Mask) -> tuple[slice, slice]:
+    """The rows and columns that a mask lies in; none where it is empty."""
+    spans = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(int(own[0]), int(own[-1]) + 1) if len(own) else slice(0, 0) for own in spans)
+    return rows, columns
 
 
 def faint_pixels(score: ScoreMap, faint: float) -> Mask:
@@ -128,11 +149,12 @@ def find_regions(score: ScoreMap, threshold: float, grouping: Grouping = EVERY_P
     """
     if score.ndim != 2:
         raise ValueError(f"score must be HW, got shape {score.shape}")
-    count, labels = label_regions(score, threshold, grouping)
+    count, (rows, columns), labels = _numbered(score, threshold, grouping)
     if not count:
         return []
     ys, xs = np.nonzero(labels)
     parts = labels[ys, xs]
+    ys, xs = ys + rows.start, xs + columns.start
     order = np.argsort(parts, kind="stable")
     ys, xs, parts = ys[order], xs[order], parts[order]
     starts = np.flatnonzero(np.r_[True, parts[1:] != parts[:-1]])

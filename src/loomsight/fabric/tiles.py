@@ -190,11 +190,19 @@ class Mosaic:
 
     def known(self, put: Iterable[int]) -> Mask:
         """Where the map is whole although only these tiles were put."""
-        total = np.zeros(self.map.shape, np.float32)
-        for number in put:
-            y0, x0, y1, x1 = self._cores[number]
-            total[max(y0, 0) : y1, max(x0, 0) : x1] += self._canvas.weight(self._cores[number])
-        return np.asarray(total > 1 - 1e-5, np.bool_)
+        whole = np.zeros(self.map.shape, np.bool_)
+        cores = [self._cores[number] for number in put]
+        if not cores:
+            return whole
+        top, left = (max(0, min(core[side] for core in cores)) for side in (0, 1))
+        bottom, right = (max(core[side] for core in cores) for side in (2, 3))
+        part = whole[top:bottom, left:right]  # of a roll mostly a small part
+        total = np.zeros(part.shape, np.float32)
+        for core in cores:
+            into = slice(max(core.y0, 0) - top, core.y1 - top), slice(max(core.x0, 0) - left, core.x1 - left)
+            total[into] += self._canvas.weight(core)
+        part[:] = total > 1 - 1e-5
+        return whole
 
     @property
     def map(self) -> ScoreMap:

@@ -28,7 +28,7 @@ from loomsight.detection.rtdetr import Detector
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.light import SMALLER
-from loomsight.fabric.regions import find_regions
+from loomsight.fabric.regions import find_regions, span
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import UNKNOWN, Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
@@ -215,11 +215,11 @@ class SegmenterEngine:
         shares = named.float().softmax(1)
         weight = torch.nn.functional.interpolate(sure[None, None], (height, width), mode="area")[0, 0]
         types = []
-        for own, span in zip(inside, surest, strict=True):
+        for own, place in zip(inside, surest, strict=True):
             each = weight[places] * own[places]
             votes = each @ shares / each.sum().clamp(1e-6)
             best = int(votes.argmax())
-            certain = float(sure[span].max()) >= least and float(votes[best]) >= CERTAIN
+            certain = float(sure[place].max()) >= least and float(votes[best]) >= CERTAIN
             types.append(self._network.types[best] if certain else UNKNOWN)
         return types
 
@@ -274,7 +274,7 @@ class UnionEngine:
         strange, calmed, looked = self._normality.look_where(image, boxes)
         both = sure & looked
         score = np.zeros(both.shape, np.float32)
-        part = _span(both)  # the rest of the picture need not be united
+        part = span(both)  # the rest of the picture need not be united
         taught = None if calmed is None else calmed[part]
         score[part] = self._point.unite(known[part], strange[part], taught) * both[part]
         return score, both
@@ -327,13 +327,6 @@ class UnionEngine:
     def name(self, image: Picture, regions: Sequence[Region]) -> list[Region]:
         """The regions with their types, as :meth:`SegmenterEngine.name`; what is only strange has none."""
         return self.known.name(image, regions, least=self._point.segmenter)
-
-
-def _span(where: Mask) -> tuple[slice, slice]:
-    """The rows and columns that a mask lies in; none where it is empty."""
-    spans = (np.flatnonzero(where.any(axis)) for axis in (1, 0))
-    rows, columns = (slice(own[0], own[-1] + 1) if len(own) else slice(0) for own in spans)
-    return rows, columns
 
 
 def hasten(normality: Normality, features: Compiled | None, student: Compiled | None) -> None:

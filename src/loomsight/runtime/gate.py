@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.look import Look
-from loomsight.fabric.regions import Grouping, faint_pixels, label_parts, label_regions
+from loomsight.fabric.regions import Grouping, faint_pixels, label_parts, label_regions, span
 from loomsight.fabric.tiles import Tile
 from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Compiled, Pending
@@ -288,21 +288,24 @@ class GatedEngine:
         above = score >= threshold
         if known.all() or not above.any():
             return []
-        count, parts = label_parts(above | faint_pixels(score, grouping.faint))
-        alarms = np.zeros(count + 1, np.bool_)
-        alarms[parts[above]] = True
-        sure, reach = alarms[parts], 2 * grouping.merge_gap + 3
-        unknown = cv2.dilate((~known).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
-        count, _, stats, _ = cv2.connectedComponentsWithStats(
-            (sure & unknown).astype(np.uint8), connectivity=8
-        )
+        joining = above | faint_pixels(score, grouping.faint)
         height, width = score.shape
+        reach = 2 * grouping.merge_gap + 3
+        rows, columns = span(joining)
+        top, left = max(0, rows.start - reach), max(0, columns.start - reach)
+        part = slice(top, rows.stop + reach), slice(left, columns.stop + reach)
+        count, parts = label_parts(joining[part])
+        alarms = np.zeros(count + 1, np.bool_)
+        alarms[parts[above[part]]] = True
+        unknown = cv2.dilate((~known[part]).astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+        touching = (alarms[parts] & unknown).astype(np.uint8)
+        count, _, stats, _ = cv2.connectedComponentsWithStats(touching, connectivity=8)
         return [
             (
-                max(0, x - reach),
-                max(0, y - reach),
-                min(width, x + wide + reach),
-                min(height, y + high + reach),
+                max(0, left + x - reach),
+                max(0, top + y - reach),
+                min(width, left + x + wide + reach),
+                min(height, top + y + high + reach),
             )
             for x, y, wide, high, _ in (tuple(int(value) for value in stats[k]) for k in range(1, count))
         ]
