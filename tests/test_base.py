@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 
 from loomsight import cli
 from loomsight.base import Base
@@ -15,7 +17,7 @@ from loomsight.datasets import read_dataset
 from loomsight.errors import BaseWeightsError, DatasetError, UsageError
 from loomsight.fabric.images import read_image, write_png
 from loomsight.learn.base import BaseSettings, train_base, train_network, weave_fabrics
-from loomsight.learn.detector import DetectorSettings
+from loomsight.learn.detector import DetectorSettings, as_in_base, base_detector
 from loomsight.learn.synth import SynthSettings, synthesise
 from loomsight.loom import ClothSpec, weave
 from loomsight.progress import Progress
@@ -70,8 +72,6 @@ def test_the_weights_lie_in_half_precision(base: Base) -> None:
 
 
 def test_a_flipped_bit_in_any_file_is_named(base: Base, tmp_path: Path) -> None:
-    import shutil
-
     for path in sorted(base.folder.iterdir()):
         copy = tmp_path / path.name / "base"
         shutil.copytree(base.folder, copy)
@@ -206,8 +206,6 @@ def test_recipes_are_read_as_they_are_written() -> None:
 
 
 def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path: Path) -> None:
-    import shutil
-
     out = tmp_path / "base"
     shutil.copytree(base.folder, out)
     small = DetectorSettings(tile=128, batch=2)
@@ -236,6 +234,58 @@ def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path
     assert any(not np.array_equal(before[key], value) for key, value in again.weights("segmenter").items())
 
 
+def _ends(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    return int(ended.value.code or 0)
+
+
+def _boxed(folder: Path) -> Path:
+    """Defective pictures alone, with boxes."""
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        write_png(
+            folder / f"known/images/{number}.png", weave(ClothSpec.random(rng), 160, 200, rng, ()).image
+        )
+        (folder / "known/labels").mkdir(exist_ok=True)
+        (folder / f"known/labels/{number}.txt").write_text("0 0.5 0.5 0.1 0.1\n", encoding="utf-8")
+    return folder / "known"
+
+
+@pytest.mark.parametrize("which", ["detector", "segmenter"])
+def test_known_fabrics_without_a_good_picture_are_enough(
+    which: Literal["detector", "segmenter"], base: Base, tmp_path: Path
+) -> None:
+    shutil.copytree(base.folder, tmp_path / "base")
+    known = _boxed(tmp_path)
+    made = train_network(
+        which, known, out=tmp_path / "base", settings=TINY, detector=DetectorSettings(batch=2)
+    )
+    facts = made.card.provenance[which]
+    assert isinstance(facts, dict)
+    assert facts["steps"] == 6
+
+
+def test_a_resnet_begins_with_published_weights_and_a_fabric_goes_on_from_it(
+    base: Base, tmp_path: Path
+) -> None:
+    from loomsight.detection import rtdetr
+
+    torch.manual_seed(0)
+    rtdetr.build("resnet18", ("hole",)).network.save_pretrained(tmp_path / "published")
+    out = tmp_path / "base"
+    shutil.copytree(base.folder, out)
+    words = ["train", "detector", "--out", str(out), "--known", str(_boxed(tmp_path)), "--steps", "1"]
+    words += ["--form", "resnet18", "--weights", str(tmp_path / "published/model.safetensors")]
+    assert _ends(words) == 0
+    made = Base.open(out)
+    assert made.card.networks["detector"]["form"] == "resnet18"
+    followed = as_in_base(DetectorSettings(), made)
+    assert (followed.form, followed.tile) == ("resnet18", 160)
+    assert base_detector(made, followed.form) is not None
+    assert as_in_base(DetectorSettings(form="lite0"), made).form == "lite0", "asked for"
+
+
 def test_train_detector_refuses_what_cannot_be_before_it_trains(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +298,11 @@ def test_train_detector_refuses_what_cannot_be_before_it_trains(
             "no such folder",
         ),
         (["train", "segmenter", "--out", str(tmp_path / "b"), "--minutes", "0"], "above 0"),
+        (["train", "detector", "--out", str(tmp_path / "b"), "--weights", "w"], "give --form"),
+        (
+            ["train", "detector", "--out", str(tmp_path / "b"), "--form", "resnet18", "--weights", "w"],
+            "no such file",
+        ),
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main(words)

@@ -28,7 +28,7 @@ from loomsight.profile import Profile
 from loomsight.runtime import export
 from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, answers
 from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
-from loomsight.runtime.export import Trials, export_network
+from loomsight.runtime.export import Trials, export_network, in_torchs_order
 from loomsight.runtime.files import check_onnx, check_openvino
 from loomsight.runtime.gate import GateGraph, GateNetwork, grouped
 from loomsight.runtime.graphs import DetectorGraph, Graph
@@ -315,6 +315,18 @@ def test_an_export_tells_nothing_of_the_machine(exported: Profile) -> None:
             data = exported.read(name)
             assert b"/src/" not in data
             assert b"site-packages" not in data
+
+
+def test_boxes_that_change_places_are_no_difference() -> None:
+    rng = np.random.default_rng(0)
+    said = [rng.random(shape).astype(np.float32) for shape in ((3, 20), (3, 20, 5), (3, 20, 4))]
+    swapped = [part.copy() for part in said]
+    for part in swapped:
+        part[1, [4, 9]] = part[1, [9, 4]]
+    assert all(np.array_equal(a, b) for a, b in zip(in_torchs_order(said, swapped), said, strict=True))
+    swapped[2][1, 4] += 0.1
+    off = [float(np.abs(a - b).max()) for a, b in zip(in_torchs_order(said, swapped), said, strict=True)]
+    assert off == [0, 0, pytest.approx(0.1, rel=1e-5)], "another box stays another"
 
 
 def test_answers_come_in_order_whatever_their_shapes(exported: Profile) -> None:

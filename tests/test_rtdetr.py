@@ -163,18 +163,24 @@ def test_discrete_sampling_reads_the_nearest_cell() -> None:
 
 
 @pytest.mark.parametrize("form", ["resnet18", "resnet50"])
-def test_published_weights_load_but_for_the_types(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["transformers", "its names in memory"])
+def test_published_weights_load_but_for_the_types(form: str, by: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     published = build(form, tuple(f"type {k}" for k in range(80)))  # type: ignore[arg-type]
     path = tmp_path / "model.safetensors"
-    safetensors.torch.save_file(
-        {k: v.contiguous().clone() for k, v in published.network.state_dict().items()}, path
-    )
+    if by == "transformers":
+        published.network.save_pretrained(tmp_path)
+    else:
+        safetensors.torch.save_file(
+            {k: v.contiguous().clone() for k, v in published.network.state_dict().items()}, path
+        )
     network = build(form, TYPES, weights=path)  # type: ignore[arg-type]
     ours, theirs = network.network.state_dict(), published.network.state_dict()
-    key = "model.decoder.layers.0.self_attn.q_proj.weight"
-    assert key in ours
-    assert torch.equal(ours[key], theirs[key])
+    loaded = [key for key, value in ours.items() if torch.equal(value, theirs[key])]
+    assert "model.decoder.layers.0.self_attn.q_proj.weight" in loaded
+    fresh = set(ours) - set(loaded)
+    assert fresh
+    assert all("class_embed" in key or "score_head" in key for key in fresh)
     other = "resnet50" if form == "resnet18" else "resnet18"
     with pytest.raises(WeightsError, match=other):
         build(other, TYPES, weights=path)  # type: ignore[arg-type]

@@ -106,6 +106,14 @@ def base(
     typer.echo(f"next: loomsight learn GOOD --name NAME --base {out}")
 
 
+class Form(StrEnum):
+    """The backbones of a detector."""
+
+    LITE0 = "lite0"
+    RESNET18 = "resnet18"
+    RESNET50 = "resnet50"
+
+
 _Base = Annotated[
     Path,
     typer.Option(help="The base that gets it; the program's own is copied there first if there is none."),
@@ -127,8 +135,19 @@ _Json = Annotated[bool, typer.Option("--json", help="Print what was made as JSON
 
 @app.command()
 def detector(
-    *, out: _Base, known: _Known = None, minutes: _Minutes = None, steps: _Steps = None, seed: _Seed = None,
-    json: _Json = False,
+    *, out: _Base, known: _Known = None,
+    form: Annotated[
+        Form | None,
+        typer.Option(help="Its backbone; if not given the base's, at first lite0.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a ResNet form to begin with: model.safetensors as transformers writes it.",
+            show_default=False,
+        ),
+    ] = None,
+    minutes: _Minutes = None, steps: _Steps = None, seed: _Seed = None, json: _Json = False,
 ) -> None:  # fmt: skip
     """Train RT-DETR, which boxes defects and names their types.
 
@@ -138,8 +157,20 @@ def detector(
     Examples:
       loomsight train detector --known fabrics/ --out base --minutes 120
       loomsight train detector --out base
+      loomsight train detector --form resnet18 --weights rtdetr_r18vd/model.safetensors --out base
     """
-    _network("detector", out, known, minutes=minutes, steps=steps, seed=seed, json=json)
+    if weights is not None and form in (None, Form.LITE0):
+        raise UsageError(
+            "bad --weights",
+            where=weights,
+            why="they are of a ResNet form",
+            do="give --form resnet18 or resnet50",
+        )
+    if weights is not None and not weights.is_file():
+        raise UsageError("bad --weights", where=weights, why="there is no such file")
+    asked = {"form": form.value if form is not None else None, "weights": weights}
+    detector: dict[str, object] = {key: value for key, value in asked.items() if value is not None}
+    _network("detector", out, known, detector, minutes=minutes, steps=steps, seed=seed, json=json)
 
 
 @app.command()
@@ -215,6 +246,7 @@ def _network(
     which: Literal["segmenter", "detector"],
     out: Path,
     known: Path | None,
+    detector: dict[str, object] | None = None,
     *,
     minutes: float | None,
     steps: int | None,
@@ -231,12 +263,14 @@ def _network(
     check_target(out)
 
     from loomsight.learn.base import BaseSettings, train_network
+    from loomsight.learn.detector import DetectorSettings
     from loomsight.progress import for_stream
 
+    boxing = DetectorSettings.parse(detector or {}, where="train detector")
     given = {"minutes": minutes, "steps": steps, "seed": seed}
     settings = BaseSettings.parse({k: v for k, v in given.items() if v is not None}, where=f"train {which}")
     with for_stream() as progress:
-        made = train_network(which, known, out=out, settings=settings, progress=progress)
+        made = train_network(which, known, out=out, settings=settings, detector=boxing, progress=progress)
     facts = made.card.provenance[which]
     if json:
         from json import dumps

@@ -288,17 +288,48 @@ def _load(network: Detector, path: Path) -> None:
         given = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise WeightsError("weights refused", where=path, why="it is no whole safetensors file") from error
-    own = {
-        key: value for key, value in network.network.state_dict().items()
-        if not any(part in key for part in _OF_TYPES)
-    }  # fmt: skip
-    for key, value in own.items():
-        if key not in given:
+    weights, missing, others = _as_named_now(network.network, given)
+    for key in missing:
+        if not _of_types(key):
             raise WeightsError("weights refused", where=path, why=f"no {key} in it: not {network.form}")
-        if given[key].shape != value.shape:
-            why = f"{key} is {tuple(given[key].shape)}, {network.form} has {tuple(value.shape)}"
+    for key, theirs, ours in others:
+        if not _of_types(key):
+            why = f"{key} is {tuple(theirs)}, {network.form} has {tuple(ours)}"
             raise WeightsError("weights refused", where=path, why=why)
-    network.network.load_state_dict({key: given[key] for key in own}, strict=False)
+    own = {key: value for key, value in weights.items() if not _of_types(key)}
+    network.network.load_state_dict(own, strict=False)
+
+
+def _of_types(key: str) -> bool:
+    return any(part in key for part in _OF_TYPES)
+
+
+def _as_named_now(
+    network: nn.Module, given: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str], list[tuple[str, Sequence[int], Sequence[int]]]]:
+    """Weights by the names that transformers has for them in memory: its files keep older ones.
+
+    Returns:
+        all the network's weights, those that were not given, and those that have another shape: theirs, ours.
+    """
+    from transformers import RTDetrForObjectDetection
+    from transformers.utils import logging
+
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        loaded, told = RTDetrForObjectDetection.from_pretrained(
+            None,
+            config=network.config,
+            state_dict=given,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(said)
+        logging.enable_progress_bar()
+    return loaded.state_dict(), sorted(told["missing_keys"]), sorted(told["mismatched_keys"])
 
 
 def start_from(network: Detector, weights: Mapping[str, Tensor], types: Sequence[str]) -> None:

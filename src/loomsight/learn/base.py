@@ -17,7 +17,7 @@ from loomsight.config import Config
 from loomsight.datasets import read_dataset
 from loomsight.errors import DatasetError
 from loomsight.fabric.types import LabelledPicture
-from loomsight.learn.detector import DetectorSettings, base_detector, train_detector
+from loomsight.learn.detector import DetectorSettings, as_in_base, base_detector, train_detector
 from loomsight.learn.known import load_known
 from loomsight.learn.segmenter import SegmenterSettings, train_segmenter
 from loomsight.loom import ClothSpec, weave
@@ -113,6 +113,7 @@ def train_network(
     check_target(out)
     started = time.monotonic()
     old = Base.open(out) if out.is_dir() and any(out.iterdir()) else Base.open(shipped())
+    detector = as_in_base(detector, old)
     pictures, told = _known_fabrics(known, settings, progress)
     good = [picture.image for picture in pictures if picture.mask is not None and not picture.mask.any()]
     recipe = settings.recipe if good else Recipe(arms=("none",), tile=settings.recipe.tile)
@@ -122,7 +123,8 @@ def train_network(
     common["progress"] = progress
     network: nn.Module
     built: dict[str, Any]
-    start = base_detector(old, detector.form) if which == "detector" else None
+    fresh = which != "detector" or detector.weights is not None
+    start = None if fresh else base_detector(old, detector.form)
     if which == "detector":
         network, history = train_detector(material, recipe, detector, start=start, **common)
         built = {"form": detector.form, "types": list(network.types), "tile": detector.tile}

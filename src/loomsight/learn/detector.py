@@ -53,7 +53,7 @@ class DetectorSettings(Config):
     lr: PositiveFloat = 1e-3
     weight_decay: float = Field(1e-4, ge=0)
     ema: float = Field(0.98, ge=0, lt=1)
-    tile: int = Field(160, ge=128, le=1024)  # pixels a side, in training and in inspection
+    tile: int = Field(160, ge=128, le=1024, multiple_of=32)  # pixels a side, in training and in inspection
     batch: int = Field(4, ge=1)
     most: int = Field(8, ge=1)  # defects made in one tile, and
     another: float = Field(0.85, ge=0, le=1)  # the chance of a further one: see Recipe
@@ -102,6 +102,15 @@ def learn_detector(
         text = f"only {history.steps} training steps of the detector were done, {enough} make a sure one"
         doubts.append(Doubt("short", f"{text}: give more --minutes"))
     return LearnedDetector(network, history, own, card, doubts)
+
+
+def as_in_base(settings: DetectorSettings, base: Base | None) -> DetectorSettings:
+    """The settings with the form and the tile of a base's detector, as far as none was asked for."""
+    built = base.card.networks.get("detector") if base is not None else None
+    asked = settings.model_fields_set
+    if built is None or ("form" in asked and settings.form != built["form"]):
+        return settings
+    return settings.model_copy(update={k: built[k] for k in ("form", "tile") if k not in asked})
 
 
 def base_detector(base: Base | None, form: DetectorForm) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:

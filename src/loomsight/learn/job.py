@@ -25,7 +25,13 @@ from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread
-from loomsight.learn.detector import DetectorSettings, LearnedDetector, base_detector, learn_detector
+from loomsight.learn.detector import (
+    DetectorSettings,
+    LearnedDetector,
+    as_in_base,
+    base_detector,
+    learn_detector,
+)
 from loomsight.learn.known import load_known
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
@@ -196,12 +202,13 @@ def learn(
     detector = None
     if settings.detector is not None:
         progress.say("detector")
+        boxing = as_in_base(settings.detector, opened)
         detector = learn_detector(
             material,
             settings.recipe,
-            settings.detector,
+            boxing,
             beside=(point, maps, cloth.judge, rate),
-            start=base_detector(opened, settings.detector.form),
+            start=base_detector(opened, boxing.form),
             steps=settings.steps,
             seconds=DETECTOR_SHARE * left,
             seed=settings.seed,

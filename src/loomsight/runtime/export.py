@@ -361,6 +361,7 @@ class _Answers:
 
     def __init__(self, graph: Graph, trials: Trials) -> None:
         self.trials, self._free, self._stepped = trials, graph.free, graph.stepped
+        self._ranked = graph.ranked
         self._said = self._all(TorchCompiled(graph))
 
     @cached_property
@@ -380,7 +381,8 @@ class _Answers:
         Raises:
             ExportError: the difference is more than :data:`EXACT`, or the share less than :data:`SAME_STEPS`.
         """
-        pairs = zip(self._said, self._all(other), strict=True)
+        answer = self._all(other)
+        pairs = zip(self._said, in_torchs_order(self._said, answer) if self._ranked else answer, strict=True)
         # A score is in [0, 1]; features have no unit: rounding is in proportion to all that was added up.
         off = np.concatenate(
             [(np.abs(a - b) / np.maximum(np.abs(a), max(1, _usual(a)))).ravel() for a, b in pairs]
@@ -432,6 +434,29 @@ class _Answers:
         tiles, many = self.trials.tiles, _AT_ONCE if self._free else 1
         batches = [tiles[at : at + many] for at in range(0, len(tiles), many)]
         return [np.concatenate(parts) for parts in zip(*answers(network, batches), strict=True)]
+
+
+def in_torchs_order(
+    said: list[NDArray[np.float32]], other: list[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """The other's answer with the boxes of each tile in the order of torch's.
+
+    A detector's queries come by their rank, and where two are as sure but for rounding they change places.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    put = [one.copy() for one in other]
+    for tile in range(len(said[0])):
+        ours, theirs = (
+            np.concatenate([part[tile].reshape(len(part[tile]), -1) for part in one], axis=1)
+            for one in (said, other)
+        )
+        if not np.allclose(ours, theirs, rtol=0, atol=EXACT):
+            _, order = linear_sum_assignment(cdist(ours, theirs, "chebyshev"))
+            for into, part in zip(put, other, strict=True):
+                into[tile] = part[tile][order]
+    return put
 
 
 def _usual(numbers: NDArray[np.float32]) -> float:

@@ -26,6 +26,7 @@ class Graph(nn.Module):
         step: pixels; the sides of a tile are multiples of it.
         outputs: names of what comes out, in order.
         stepped: whether it reads the nearest of some cells, so that a hair decides which.
+        ranked: whether what it says of a tile comes by rank, which a hair can change.
         free: whether tiles of any such size can be looked at; if not, only those of the size it learned from.
     """
 
@@ -33,6 +34,7 @@ class Graph(nn.Module):
     outputs: tuple[str, ...]
     free: bool = True
     stepped: bool = False
+    ranked: bool = False
 
 
 class SegmenterGraph(Graph):
@@ -54,6 +56,7 @@ class DetectorGraph(Graph):
 
     outputs = ("scores", "types", "boxes")
     free = False
+    ranked = True
 
     def __init__(self, network: Detector) -> None:
         super().__init__()

@@ -312,6 +312,8 @@ def rare_places(good: Sequence[Picture], size: int) -> tuple[NDArray[np.int64], 
     Returns:
         places, int (n, 3): picture, top, left; and the cumulated odds, (n,), the last of them 1.
     """
+    if not good:  # known fabrics may be all there is to learn from
+        return np.zeros((0, 3), np.int64), np.zeros(0)
     places, looks = [], []
     for number, image in enumerate(good):
         grey = to_grey(image).astype(np.float32)
