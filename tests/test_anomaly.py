@@ -290,6 +290,30 @@ def test_the_memory_stays_within_its_budget(budget: float, monkeypatch: pytest.M
     assert size <= budget * 1e6 / 3
 
 
+def test_a_large_picture_is_remembered_and_taught_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, levels = [], Features.levels
+
+    def watched(features: Features, picture: Picture) -> Any:
+        looked.append(picture.shape[0] * picture.shape[1])
+        return levels(features, picture)
+
+    monkeypatch.setattr(Features, "levels", watched)
+    large = np.tile(good_cloth()[0], (8, 5, 1))[:1400, :1500]
+    memory = Memory.fit([large], MemorySettings(budget_mb=0.25))
+    assert max(looked) <= 1024**2
+    looked.clear()
+    where = np.zeros(large.shape[:2], np.bool_)
+    where[690:710, 500:560] = True  # where two pieces meet
+    holed = large.copy()
+    holed[where] = 0
+    memory.teach(holed, where, defect=True)
+    assert max(looked) < 1024**2
+    assert memory.taught
+    (said,) = memory.recognised_of([holed[600:800, 400:700]])
+    assert said[95:105, 110:150].mean() > 0.5
+    assert np.median(said) == 0
+
+
 def test_added_cloth_is_no_longer_strange() -> None:
     other = weave(PRESETS["sheeting"], 192, 320, np.random.default_rng(5)).image
     memory = Memory.fit(good_cloth()[:2], MemorySettings(budget_mb=1))

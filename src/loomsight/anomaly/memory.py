@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, product
 from typing import Any, Self
 
 import numpy as np
@@ -39,6 +40,8 @@ _SAMPLE = 4000  # features of a window that are looked at, per scale, at most
 _ROWS = 1024  # features compared at a time: more leave the processor's cache, fewer keep its cores waiting
 _TAUGHT = 256  # features of each scale that teaching keeps, of defects and of good cloth each, and
 _A_PLACE = 32  # of one place
+_AT_ONCE = 1024  # pixels a side of what the network looks at at once, in larger pictures, and
+_CONTEXT = 128  # around it where a place is taught
 _STATE = ("middle", "projection", "bank", "good", "bad")
 _POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
@@ -165,8 +168,18 @@ class Memory:
         """
         if where.shape != picture.shape[:2] or not where.any():
             raise ValueError(f"a place needs pixels in a mask of {picture.shape[:2]}, got {where.shape}")
-        for level, vectors in zip(self._levels, self._features.levels(picture), strict=True):
-            at = level.project(vectors.flatten(1).T[_cells(where, vectors.shape[1:])])
+        shown: list[list[Tensor]] = [[] for _ in self._levels]
+        for piece in _pieces(where.shape):
+            if where[piece].any():
+                rows, columns = (slice(max(0, own.start - _CONTEXT), own.stop + _CONTEXT) for own in piece)
+                there = np.zeros_like(where)
+                there[piece] = where[piece]
+                levels = self._features.levels(picture[rows, columns])
+                for level, own, vectors in zip(self._levels, shown, levels, strict=True):
+                    cells = _cells(there[rows, columns], vectors.shape[1:])
+                    own.append(level.project(vectors.flatten(1).T[cells]))
+        for level, parts in zip(self._levels, shown, strict=True):
+            at = torch.cat(parts)
             if defect:
                 # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
                 strange = _nearest(at, level.bank)
@@ -256,7 +269,7 @@ class Memory:
     def _see(self, picture: Picture, rng: np.random.Generator) -> None:
         """Take over what a picture shows and the memory does not cover yet."""
         size = self._size
-        for window in windows(picture, rng):
+        for window in (one for piece in _pieces(picture.shape) for one in windows(picture[piece], rng)):
             for level, vectors in zip(self._levels, self._features.levels(window), strict=True):
                 flat = vectors.flatten(1).T
                 most = min(_SAMPLE, 4 * size)
@@ -277,8 +290,8 @@ def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
     count = [0] * LEVELS
     total: list[Any] = [0.0] * LEVELS
     square: list[Any] = [0.0] * LEVELS
-    for picture in pictures:
-        for k, vectors in enumerate(features.levels(picture)):
+    for part in (picture[piece] for picture in pictures for piece in _pieces(picture.shape)):
+        for k, vectors in enumerate(features.levels(part)):
             flat = vectors.flatten(1).T
             flat = flat[:: max(1, len(flat) // 20_000)].double()
             count[k] += len(flat)
@@ -292,6 +305,15 @@ def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
         projection = (directions * values.pow(-_POWER)).float() / math.sqrt(len(middle))
         levels.append(_Level(middle.float(), projection, torch.empty(0, len(middle), device=middle.device)))
     return levels
+
+
+def _pieces(shape: Sequence[int]) -> list[tuple[slice, slice]]:
+    """The pieces that a picture is looked at in: a network's own numbers are many times its pixels."""
+    if shape[0] * shape[1] <= _AT_ONCE**2:
+        return [(slice(0, shape[0]), slice(0, shape[1]))]
+    cuts = [np.linspace(0, side, -(-side // _AT_ONCE) + 1).astype(int).tolist() for side in shape[:2]]
+    rows, columns = ([slice(a, b) for a, b in pairwise(own)] for own in cuts)
+    return list(product(rows, columns))
 
 
 def _squares(vectors: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
