@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise, product
+from itertools import chain, islice, pairwise, product
 from typing import Any, Self
 
 import numpy as np
@@ -269,7 +269,8 @@ class Memory:
     def _see(self, picture: Picture, rng: np.random.Generator) -> None:
         """Take over what a picture shows and the memory does not cover yet."""
         size = self._size
-        for window in (one for piece in _pieces(picture.shape) for one in windows(picture[piece], rng)):
+        whole = (picture[piece] for piece in _pieces(picture.shape))
+        for window in chain(whole, islice(windows(picture, rng), 1, None)):  # the first is all of it
             for level, vectors in zip(self._levels, self._features.levels(window), strict=True):
                 flat = vectors.flatten(1).T
                 most = min(_SAMPLE, 4 * size)
