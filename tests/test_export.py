@@ -283,6 +283,11 @@ def test_files_that_read_others_are_refused(exported: Profile, tmp_path: Path) -
     tensor.external_data.add(key="location", value="/etc/passwd")
     with pytest.raises(ExportError, match="lies in another file"):
         check_onnx(model.SerializeToString(), where=tmp_path / "bad.onnx")
+    hidden = onnx.load_model_from_string(data)
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=tensor)
+    hidden.functions.add(name="f", domain="here", output=["c"], node=[constant])
+    with pytest.raises(ExportError, match="lies in another file"):
+        check_onnx(hidden.SerializeToString())
     with pytest.raises(ExportError, match="no whole ONNX file"):
         check_onnx(data[: len(data) // 2])
     xml, weights = exported.read("engines/segmenter-fp32.xml"), exported.read("engines/segmenter-fp32.bin")

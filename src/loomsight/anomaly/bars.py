@@ -20,7 +20,6 @@ It reads each pixel once, so that it can look at all cloth, also behind a gate.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any, Self
 
 import cv2
@@ -29,6 +28,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from loomsight.fabric.images import to_grey
+from loomsight.fabric.tiles import even_cuts
 from loomsight.fabric.types import Picture
 
 _WIDTHS = (5, 9, 17)  # rows of the smaller picture: of 20, 36 and 68 pixels
@@ -150,14 +150,9 @@ class Bars:
 def _parts(small: Picture) -> Iterator[tuple[slice, slice, Float[NDArray[np.float32], "i j"]]]:
     """The parts of a picture, as even as may be: rows, columns, and grey levels."""
     grey = to_grey(small).astype(np.float32)
-    for rows in _cuts(grey.shape[0]):
-        for columns in _cuts(grey.shape[1]):
+    for rows in even_cuts(grey.shape[0], _PART):
+        for columns in even_cuts(grey.shape[1], _PART):
             yield rows, columns, grey[rows, columns]
-
-
-def _cuts(length: int) -> list[slice]:
-    edges = np.linspace(0, length, -(-length // _PART) + 1).astype(int).tolist()
-    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "widths i"]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, pairwise, product
+from itertools import chain, islice, product
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +33,7 @@ from torch import Tensor
 from loomsight.anomaly.features import LEVELS, Features, windows
 from loomsight.config import Config
 from loomsight.errors import DatasetError
+from loomsight.fabric.tiles import even_cuts
 from loomsight.fabric.types import Mask, Picture
 from loomsight.progress import Progress
 
@@ -312,8 +313,7 @@ def _pieces(shape: Sequence[int]) -> list[tuple[slice, slice]]:
     """The pieces that a picture is looked at in: a network's own numbers are many times its pixels."""
     if shape[0] * shape[1] <= _AT_ONCE**2:
         return [(slice(0, shape[0]), slice(0, shape[1]))]
-    cuts = [np.linspace(0, side, -(-side // _AT_ONCE) + 1).astype(int).tolist() for side in shape[:2]]
-    rows, columns = ([slice(a, b) for a, b in pairwise(own)] for own in cuts)
+    rows, columns = (even_cuts(side, _AT_ONCE) for side in shape[:2])
     return list(product(rows, columns))
 
 

@@ -169,8 +169,8 @@ def detector(
     if weights is not None and not weights.is_file():
         raise UsageError("bad --weights", where=weights, why="there is no such file")
     asked = {"form": form.value if form is not None else None, "weights": weights}
-    detector: dict[str, object] = {key: value for key, value in asked.items() if value is not None}
-    _network("detector", out, known, detector, minutes=minutes, steps=steps, seed=seed, json=json)
+    given: dict[str, object] = {key: value for key, value in asked.items() if value is not None}
+    _network("detector", out, known, given, minutes=minutes, steps=steps, seed=seed, json=json)
 
 
 @app.command()

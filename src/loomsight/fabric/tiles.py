@@ -9,6 +9,7 @@ pixel: tiles of an image stitch back to that image, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,6 +209,12 @@ class Mosaic:
     def map(self) -> ScoreMap:
         """float32 HW; whole when the last tile has been added."""
         return self._canvas.array
+
+
+def even_cuts(length: int, most: int) -> list[slice]:
+    """A side in pieces of at most ``most`` pixels, as even as may be, that share none."""
+    edges = np.linspace(0, length, -(-length // most) + 1).astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def tile_side(length: int, largest: int, *, step: int, shared: int) -> int:

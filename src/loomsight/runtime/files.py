@@ -6,7 +6,8 @@ here; this finds what even its author must not have put in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,23 +28,31 @@ def check_onnx(data: bytes, *, where: Path | None = None) -> None:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise ExportError("file refused", where=where, why="it is no whole ONNX file") from error
-    outside = [tensor.name for tensor in _tensors(model.graph) if tensor.data_location == tensor.EXTERNAL]
+    nodes = chain(model.graph.node, *(function.node for function in model.functions))
+    tensors = chain(_initial(model.graph), _within(nodes))
+    outside = [tensor.name for tensor in tensors if tensor.data_location == tensor.EXTERNAL]
     if outside:
         raise ExportError("file refused", where=where, why=f"the data of {outside[0]} lies in another file")
     if not model.graph.node:
         raise ExportError("file refused", where=where, why="it holds no network")
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    """All tensors of a graph and of the graphs within it."""
+def _initial(graph: Any) -> Iterator[Any]:
+    """The tensors that a graph begins with."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+
+
+def _within(nodes: Iterable[Any]) -> Iterator[Any]:
+    """The tensors that nodes carry, those of the graphs within them too."""
+    for attribute in chain.from_iterable(node.attribute for node in nodes):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _initial(inner)
+            yield from _within(inner.node)
 
 
 def check_openvino(model: bytes, weights: bytes, *, where: Path | None = None) -> None:
