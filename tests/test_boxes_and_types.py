@@ -9,6 +9,8 @@ from loomsight.evaluation.boxes import BoxScores, regions_at_half_maximum
 from loomsight.evaluation.confusion import MISSED, Confusion, pair_types
 from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Region
+from loomsight.runtime.compiled import Ready
+from loomsight.runtime.engine import DetectorEngine
 
 SHAPE = (500, 1000)
 
@@ -107,3 +109,21 @@ def test_a_defect_is_called_what_the_surest_region_on_it_says() -> None:
     found = [region(10, 10, 30, 30, 0.6, "nep"), region(12, 12, 20, 20, 0.9, "hole"), region(200, 0, 210, 9)]
     truth = boxes((8, 8, 32, 32), (400, 400, 410, 410))
     assert pair_types(found, truth, ["hole", "slub"]) == [("hole", "hole"), ("slub", MISSED)]
+
+
+class Answering:
+    """A detector's network that gives the same answer for each tile: three boxes."""
+
+    runtime, step, depth = "test", 32, 0
+
+    def start(self, tiles: np.ndarray) -> Ready:
+        scores = np.full((len(tiles), 3), 0.9, np.float32)
+        types = np.array([[4.0, -4.0, -4.0], [0.5, 0.4, 0.3], [-5.0, -6.0, -1.5]], np.float32)
+        at = np.array([[0.1, 0.1, 0.2, 0.2], [0.4, 0.4, 0.5, 0.5], [0.7, 0.7, 0.8, 0.8]], np.float32)
+        return Ready((scores, *(np.repeat(one[None], len(tiles), 0) for one in (types, at))))
+
+
+def test_a_detector_that_is_not_sure_of_a_type_says_unknown() -> None:
+    engine = DetectorEngine(Answering(), ("hole", "slub", "nep"), 96)
+    found = sorted(engine.detect(np.zeros((96, 96), np.uint8)), key=lambda region: region.box)
+    assert [region.type for region in found] == ["hole", "unknown", "nep"]

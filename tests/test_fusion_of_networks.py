@@ -50,6 +50,23 @@ def test_what_both_see_faintly_is_found_and_what_one_sees_faintly_is_not() -> No
     assert found.score >= 0.5
 
 
+def test_a_box_that_is_no_alarm_itself_names_nothing_that_the_segmenter_sees_clearly() -> None:
+    clear = score_map((50, 40, 60, 50, 0.9))
+    (found,) = fuse(clear, [box(49, 39, 61, 51, 0.05)], POINT)
+    assert (found.box, found.type) == ((49, 39, 61, 51), "unknown")
+    (found,) = fuse(clear, [box(49, 39, 61, 51, 0.4)], POINT)
+    assert found.type == "slub"
+
+
+def test_what_lies_beside_a_slanted_line_is_not_of_it() -> None:
+    """The box of a line from corner to corner holds all of the picture."""
+    blot = score_map((120, 10, 140, 20, 0.9), (50, 22, 60, 28, 0.9))
+    parts = tuple((x, x // 2 - 4, x + 20, x // 2 + 14) for x in range(0, 180, 20))
+    line = Region((0, 0, 200, 100), 20_000, 200.0, 0.6, "slub", parts)
+    found = fuse(blot, [line], POINT)
+    assert sorted((one.type, one.area) for one in found) == [("slub", 60), ("unknown", 200)]
+
+
 def test_a_region_does_not_tie_boxes_together() -> None:
     long = score_map((10, 50, 190, 53, 0.9))
     found = fuse(long, [box(10, 48, 100, 55, 0.6), box(110, 48, 190, 55, 0.5, "hole")], POINT)

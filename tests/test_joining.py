@@ -35,6 +35,59 @@ def test_a_thread_across_ten_tiles_is_one_defect() -> None:
     assert found[0].score == pytest.approx(0.9)
 
 
+def line_seen_by(tile: Tile, ends: tuple[float, float, float, float]) -> TileBoxes:
+    """What a perfect detector sees of a straight line, three pixels wide, in a tile."""
+    x0, y0, x1, y1 = ends
+    at = np.linspace(0, 1, 20_000)[:, None]
+    points = np.array([x0, y0]) + at * np.array([x1 - x0, y1 - y0])
+    low, high = np.array([tile.x0, tile.y0]), np.array([tile.x1, tile.y1])
+    points = points[((points >= low) & (points < high)).all(axis=1)]
+    if len(points) < 2:
+        return seen_by(tile, [])
+    corners = np.concatenate([points.min(0) - 1.5, points.max(0) + 1.5])
+    return seen_by(tile, [tuple(float(v) for v in corners)])  # type: ignore[misc]
+
+
+@settings(max_examples=60, deadline=None)
+@example(angle=7.0, x=0, y=0)
+@example(angle=45.0, x=3, y=-40)
+@given(angle=st.floats(0, 180), x=st.integers(-100, 100), y=st.integers(-100, 100))
+def test_a_line_at_any_angle_is_one_defect(angle: float, x: int, y: int) -> None:
+    tiles = plan_tiles(1000, 1000, tile=224, overlap=48)
+    across, down = (400 * function(np.deg2rad(angle)) for function in (np.cos, np.sin))
+    ends = (500 + x - across, 500 + y - down, 500 + x + across, 500 + y + down)
+    (region,) = join_tiles([line_seen_by(tile, ends) for tile in tiles], TYPES)
+    expected = [min(ends[::2]), min(ends[1::2]), max(ends[::2]), max(ends[1::2])]
+    assert np.abs(np.array(region.box) - expected).max() <= 4
+    assert len(region.parts) >= 4, "what lies beside the line is not of it"
+
+
+def test_a_blot_beside_a_slanted_line_stays_a_defect_of_its_own() -> None:
+    tiles = plan_tiles(1000, 1000, tile=224, overlap=48)
+    line, blot = (100.0, 100.0, 900.0, 900.0), (700.0, 150.0, 760.0, 200.0)
+    found = []
+    for tile in tiles:
+        one, other = line_seen_by(tile, line), seen_by(tile, [blot], kind=0)
+        every = zip((one.boxes, one.scores, one.classes), (other.boxes, other.scores, other.classes),
+                    strict=True)  # fmt: skip
+        found.append(TileBoxes(tile, *(np.concatenate(pair) for pair in every)))
+    regions = join_tiles(found, TYPES)
+    assert {region.type: region.box for region in regions}["hole"] == (700, 150, 760, 200)
+    assert len(regions) == 2
+
+
+def test_a_defect_has_the_type_of_its_surest_piece_with_one() -> None:
+    left, right = plan_tiles(160, 272, tile=160, overlap=48)
+    pieces = [((20, 60, 160, 64), 0.9, -1), ((112, 60, 250, 64), 0.7, 1)]
+    seen = [
+        TileBoxes(tile, np.array([at], np.float32), np.array([score], np.float32), np.array([kind]))
+        for tile, (at, score, kind) in zip((left, right), pieces, strict=True)
+    ]
+    (region,) = join_tiles(seen, TYPES)
+    assert (region.type, region.score) == ("float", pytest.approx(0.9))
+    assert [one.type for one in join_tiles(seen[:1], TYPES)] == ["unknown"]
+
+
 def test_two_defects_that_lie_side_by_side_stay_two() -> None:
     tiles = plan_tiles(224, 544, tile=224, overlap=64)
     defects = [(150.0, 40, 300, 44), (150.0, 60, 300, 64), (170.0, 150, 178, 158)]

@@ -3,12 +3,13 @@
 Each network's score is counted in logits from where its own alarms on good cloth end: its *margin*. That is
 counted, not extrapolated: from little cloth a threshold for the promise lies logits above all that was seen,
 by luck more for one network than for the other, and the stricter one would have no say. A region of the score
-map joins the surest box that it lies on, as the shape of that defect, and their margins add up as evidence
-does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no region ties two boxes together: a streak of
-faint regions would make one box of a whole picture. A box that holds less than a quarter of a region is of a
-part of that defect, and grows to hold all of it. So a defect that one network sees clearly is found though
-the other does not see it, and one that both see faintly, each a little below, is found as well; what one sees
-faintly and the other not at all is not. The promise is kept by the fused threshold, set on good cloth.
+map joins the surest box that it lies on, or a part of that box where tiles saw pieces, as the shape of that
+defect, and their margins add up as evidence does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no
+region ties two boxes together: a streak of faint regions would make one box of a whole picture. A box that
+holds less than a quarter of a region is of a part of that defect, and grows to hold all of it. So a defect
+that one network sees clearly is found though the other does not see it, and one that both see faintly, each a
+little below, is found as well; what one sees faintly and the other not at all is not. The promise is kept by
+the fused threshold, set on good cloth.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[R
     Returns:
         regions at or above the fused threshold, whose ``score`` is on the segmenter's scale, where the fused
         threshold is ``point.threshold``. A defect that the segmenter does not see has the area and the length
-        of its box; one that the detector does not see has the segmenter's box and type "unknown".
+        of its box; one that the detector does not see has the segmenter's box. Its type is "unknown" there,
+        and where a box that is no alarm itself only agrees.
     """
     found = [_region(group, point) for group in evidence(score, boxes, point) if group.margin >= point.margin]
     return sorted(found, key=lambda region: (-region.score, region.box))
@@ -104,14 +106,12 @@ def evidence(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> li
 
 
 def _on_one_defect(region: Region, box: Region) -> bool:
-    """Whether a third of either lies on the other."""
+    """Whether a third of either lies on the other, or on a part of it."""
     grown = np.array([-_NEAR, -_NEAR, _NEAR, _NEAR])
-    a, b = np.array(region.box) + grown, np.array(box.box) + grown
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    if sides.min() <= 0:
-        return False
-    areas = [np.prod(of[2:] - of[:2]) for of in (a, b)]
-    return bool(np.prod(sides) * 3 >= min(areas))
+    a, parts = np.array(region.box) + grown, np.array(box.parts or (box.box,)) + grown
+    sides = np.minimum(a[2:], parts[:, 2:]) - np.maximum(a[:2], parts[:, :2])
+    areas = np.prod(parts[:, 2:] - parts[:, :2], axis=1).clip(max=np.prod(a[2:] - a[:2]))
+    return bool((np.prod(sides.clip(0), axis=1) * 3 >= areas).any())
 
 
 def _margin(answers: Sequence[Region], threshold: float) -> float:
@@ -138,7 +138,9 @@ def _region(group: Evidence, point: FusionPoint) -> Region:
     reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
     length = group.regions[0].length if len(group.regions) == 1 else float(reach)
     area = sum(one.area for one in group.regions)
-    return Region(_holding(group.box.box, all_of), area, length, score, group.box.type)
+    seen = _margin([group.box], point.detector) >= min(0.0, _margin(group.regions, point.segmenter))
+    kind = group.box.type if seen else UNKNOWN
+    return Region(_holding(group.box.box, all_of), area, length, score, kind)
 
 
 def _holding(box: Box, regions: Int[NDArray[np.int_], "n 4"]) -> Box:

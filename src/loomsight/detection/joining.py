@@ -1,8 +1,9 @@
 """One defect, one box: what tiles of a picture found, joined where two tiles saw the same.
 
 Neighbouring tiles overlap. Where they do, both look at the same cloth, so two boxes are of one defect when
-they agree there: each is cut to the overlap, and what is left of them coincides. What then becomes of the
-less sure one depends on why there are two:
+they agree there: each is cut to the overlap, and what is left of them coincides. Boxes of a slanted line do
+not, for each is as high as the line climbs in all its tile: they agree where they share as much height as
+the line climbs in the overlap. What then becomes of the less sure one depends on why there are two:
 
 * each tile's border cuts the defect where the other tile goes on, so each saw a *piece*: the pieces of one
   defect, from as many tiles as it crosses, become their union;
@@ -23,7 +24,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from loomsight.fabric.tiles import Tile
-from loomsight.fabric.types import Region
+from loomsight.fabric.types import UNKNOWN, Box, Region
 
 AGREED = 0.3
 """Intersection over union, in the overlap of two tiles, from which two boxes are of one defect."""
@@ -34,6 +35,7 @@ PIECE = 0.6
 _SLACK = 2.0  # pixels that a box may be off: threads are three pixels wide
 _CUT = 4.0  # pixels from a tile's border: a box that ends nearer is cut by it
 _TAKEN = 0.8  # of a piece's area that lies in the whole
+_STEADY = 1.5  # times as steep as in its tile, or as flat, a slanted line is where tiles overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class TileBoxes:
         tile: where it lies in the picture.
         boxes: float32 (n, 4), xyxy pixels of the picture.
         scores: float32 (n,), in [0, 1].
-        classes: int64 (n,).
+        classes: int64 (n,); one that is no type's number says that the type is unknown.
     """
 
     tile: Tile
@@ -61,8 +63,9 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
         types: the name of each class.
 
     Returns:
-        one region for each defect, surest first: its box is the union of its pieces, its score and type
-        those of the surest. ``area`` is that of the box and ``length`` its longer side.
+        one region for each defect, surest first: its box is the union of its pieces, its score that of the
+        surest, its type that of the surest with one. ``area`` is that of the box and ``length`` its longer
+        side.
     """
     if not any(len(one.boxes) for one in found):
         return []
@@ -70,17 +73,21 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
     scores = np.concatenate([one.scores for one in found])
     classes = np.concatenate([one.classes for one in found])
     owner = np.repeat(np.arange(len(found)), [len(one.boxes) for one in found])
-    tiles = np.array([(one.tile.x0, one.tile.y0, one.tile.x1, one.tile.y1) for one in found])[owner]
+    every = np.array([(one.tile.x0, one.tile.y0, one.tile.x1, one.tile.y1) for one in found])
+    tiles, beside = every[owner], [np.flatnonzero(_meet(tile, every)[owner]) for tile in every]
     groups: list[list[int]] = []  # of each defect its pieces, the surest first
     group_of = np.full(len(boxes), -1)
     for k in np.argsort(-scores, kind="stable"):
-        alike = _alike(int(k), np.flatnonzero(group_of >= 0), boxes, owner, found)
+        among = beside[owner[k]]
+        among = among[group_of[among] >= 0]
+        alike = among[_alike(boxes[k], tiles[k], boxes[among], tiles[among])]
         if not len(alike):
             group_of[k] = len(groups)
             groups.append([int(k)])
             continue
-        cut = _is_cut(boxes[alike], tiles[alike], tiles[k])
-        met = cut & (_is_cut(boxes[k], tiles[k], tiles[alike]) | _lies_in(boxes[alike], boxes[k]))
+        cut = _cut_along(boxes[alike], tiles[alike], tiles[k]).any(-1)
+        own_cut = _cut_along(boxes[k], tiles[k], tiles[alike]).any(-1)
+        met = cut & (own_cut | _lies_in(boxes[alike], boxes[k]))
         pieces = alike[met & (owner[alike] != owner[k])]
         joined = sorted(
             {int(group_of[j]) for j in pieces if scores[k] >= PIECE * scores[groups[group_of[j]][0]]}
@@ -93,81 +100,117 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
             groups[other] = []
         groups[first] = sorted([*groups[first], int(k)], key=lambda member: -scores[member])
         group_of[groups[first]] = first
+    names = [types[k] if 0 <= k < len(types) else UNKNOWN for k in classes.tolist()]
     regions = [
-        _union(boxes[own], float(scores[own[0]]), types[int(classes[own[0]])]) for own in groups if own
+        _union(boxes[own], float(scores[own[0]]), [names[piece] for piece in own]) for own in groups if own
     ]
     return sorted(regions, key=lambda region: (-region.score, region.box))
 
 
 def _alike(
-    k: int,
-    among: NDArray[np.intp],
+    box: Float[NDArray[np.float32], " 4"],
+    tile: Int[NDArray[np.int64], " 4"],
     boxes: Float[NDArray[np.float32], "n 4"],
-    owner: NDArray[np.intp],
-    found: Sequence[TileBoxes],
-) -> NDArray[np.intp]:
-    """Which boxes are of one defect with box ``k``."""
-    alike: list[NDArray[np.intp]] = []
-    for other in np.unique(owner[among]):
-        zone = _zone(found[owner[k]].tile, found[other].tile)
-        if zone is None:
-            continue
-        own = among[owner[among] == other]
-        shared = _overlap(_cut(boxes[k : k + 1], zone), _cut(boxes[own], zone))[0]
-        alike.append(own[shared >= (DOUBLED if other == owner[k] else AGREED)])
-    return np.concatenate(alike) if alike else np.zeros(0, np.intp)
+    tiles: Int[NDArray[np.int64], "n 4"],
+) -> NDArray[np.bool_]:
+    """Which boxes, of this tile or of those that overlap it, are of one defect with a box."""
+    zones = np.concatenate([np.maximum(tile[:2], tiles[:, :2]), np.minimum(tile[2:], tiles[:, 2:])], axis=1)
+    shared = _overlap(_cut(box, zones), _cut(boxes, zones))
+    same = (tiles == tile).all(axis=1)
+    slanted = _go_on(box, tile, boxes, tiles)
+    return np.asarray(np.where(same, shared >= DOUBLED, (shared >= AGREED) | slanted))
 
 
-def _is_cut(
+def _go_on(
+    box: Float[NDArray[np.float32], " 4"],
+    tile: Int[NDArray[np.int64], " 4"],
+    boxes: Float[NDArray[np.float32], "n 4"],
+    tiles: Int[NDArray[np.int64], "n 4"],
+) -> NDArray[np.bool_]:
+    """Which boxes of another tile are of the line, slanted as it may be, that a box of this tile is of.
+
+    Along the rows or the columns, facing borders cut both, or one of them, and the other box holds it in a
+    corner; and the height that both share is what either climbs on the length that they share.
+    """
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    slopes = [(of[..., 3] - of[..., 1]) / np.maximum(of[..., 2] - of[..., 0], 1) for of in (box, boxes)]
+    ours, theirs = _cut_along(box, tile, tiles), _cut_along(boxes, tiles, tile)
+    near = np.abs(boxes - box) < 2 * _CUT
+    corner = (near[:, :2] | near[:, 2:]).all(axis=1)
+    holds, held = ((of & corner)[:, None] for of in (_lies_in(box, boxes), _lies_in(boxes, box)))
+    facing = (ours & theirs) | (ours & holds) | (theirs & held)
+    rows, columns = sides[:, 1], sides[:, 0]
+    steady = np.stack(
+        [
+            _steady(rows, columns * np.minimum(*slopes), columns * np.maximum(*slopes)),
+            _steady(columns, rows / np.maximum(*slopes), rows / np.minimum(*slopes)),
+        ],
+        axis=1,
+    )
+    return np.asarray((facing & steady & (sides > 0)).any(axis=1))
+
+
+def _steady(
+    shared: NDArray[np.float32], least: NDArray[np.float32], most: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    return np.asarray((shared >= least / _STEADY - _CUT) & (shared <= most * _STEADY + _CUT))
+
+
+def _cut_along(
     boxes: Float[NDArray[np.float32], "*n 4"],
     tiles: Int[NDArray[np.int64], "*n 4"],
     others: Int[NDArray[np.int64], "*m 4"],
 ) -> NDArray[np.bool_]:
-    """Which boxes end at a border of their own tile beyond which the other tile goes on."""
-    (x0, y0, x1, y1), (left, top, right, bottom), other = boxes.T, tiles.T, others.T
-    return np.asarray(
-        ((x0 < left + _CUT) & (other[0] < left) & (left < other[2]))
-        | ((y0 < top + _CUT) & (other[1] < top) & (top < other[3]))
-        | ((x1 > right - _CUT) & (other[0] < right) & (right < other[2]))
-        | ((y1 > bottom - _CUT) & (other[1] < bottom) & (bottom < other[3]))
-    )
+    """Which boxes end, along x and along y, at a border of their own tile beyond which the other goes on."""
+    low = (boxes[..., :2] < tiles[..., :2] + _CUT) & (others[..., :2] < tiles[..., :2])
+    high = (boxes[..., 2:] > tiles[..., 2:] - _CUT) & (tiles[..., 2:] < others[..., 2:])
+    low &= tiles[..., :2] < others[..., 2:]
+    high &= others[..., :2] < tiles[..., 2:]
+    return np.asarray(np.stack([low, high]).any(0))
 
 
 def _lies_in(
-    pieces: Float[NDArray[np.float32], "n 4"], whole: Float[NDArray[np.float32], " 4"]
+    pieces: Float[NDArray[np.float32], "*n 4"], whole: Float[NDArray[np.float32], "*m 4"]
 ) -> NDArray[np.bool_]:
-    low, high = whole[:2] - _SLACK, whole[2:] + _SLACK
-    sides = np.minimum(pieces[:, 2:], high) - np.maximum(pieces[:, :2], low)
-    shared = np.prod(np.clip(sides, 0, None), axis=1)
-    return np.asarray(shared >= _TAKEN * np.prod(pieces[:, 2:] - pieces[:, :2], axis=1))
+    low, high = whole[..., :2] - _SLACK, whole[..., 2:] + _SLACK
+    sides = np.minimum(pieces[..., 2:], high) - np.maximum(pieces[..., :2], low)
+    shared = np.prod(np.clip(sides, 0, None), axis=-1)
+    return np.asarray(shared >= _TAKEN * np.prod(pieces[..., 2:] - pieces[..., :2], axis=-1))
 
 
-def _zone(a: Tile, b: Tile) -> tuple[int, int, int, int] | None:
-    x0, y0, x1, y1 = max(a.x0, b.x0), max(a.y0, b.y0), min(a.x1, b.x1), min(a.y1, b.y1)
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+def _meet(tile: Int[NDArray[np.int64], " 4"], tiles: Int[NDArray[np.int64], "n 4"]) -> NDArray[np.bool_]:
+    return np.asarray((np.maximum(tile[:2], tiles[:, :2]) < np.minimum(tile[2:], tiles[:, 2:])).all(axis=1))
 
 
-def _cut(boxes: Float[NDArray[np.float32], "n 4"], zone: tuple[int, int, int, int]) -> NDArray[np.float64]:
-    """Boxes within a zone, a little larger; one that is not in it has no area."""
-    x0, y0, x1, y1 = zone
-    outside = (boxes[:, 2] <= x0) | (boxes[:, 0] >= x1) | (boxes[:, 3] <= y0) | (boxes[:, 1] >= y1)
-    grown = boxes + np.array([-_SLACK, -_SLACK, _SLACK, _SLACK])
-    cut = np.clip(grown, [x0, y0, x0, y0], [x1, y1, x1, y1])
+def _cut(
+    boxes: Float[NDArray[np.float32], "*n 4"], zones: Int[NDArray[np.int64], "n 4"]
+) -> Float[NDArray[np.float64], "n 4"]:
+    """Each box within its zone, a little larger; one that is not in it has no area."""
+    low, high = zones[:, :2], zones[:, 2:]
+    grown = np.concatenate([boxes[..., :2] - _SLACK, boxes[..., 2:] + _SLACK], axis=-1).reshape(-1, 2, 2)
+    cut = np.clip(grown, low[:, None], high[:, None]).reshape(-1, 4)
+    outside = (boxes[..., 2:] <= low).any(axis=1) | (boxes[..., :2] >= high).any(axis=1)
     cut[outside] = 0
     return np.asarray(cut, np.float64)
 
 
-def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of each with each, (n, m)."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    area = [np.prod(of[:, 2:] - of[:, :2], axis=1) for of in (a, b)]
-    return np.asarray(shared / np.maximum(area[0][:, None] + area[1][None] - shared, 1e-9))
+def _overlap(
+    a: Float[NDArray[np.float64], "n 4"], b: Float[NDArray[np.float64], "n 4"]
+) -> NDArray[np.float64]:
+    """Intersection over union of each with its own."""
+    shared = np.prod((np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])).clip(0), axis=1)
+    areas = (np.prod(of[:, 2:] - of[:, :2], axis=1) for of in (a, b))
+    return np.asarray(shared / np.maximum(sum(areas) - shared, 1e-9))
 
 
-def _union(boxes: Float[NDArray[np.float32], "n 4"], score: float, kind: str) -> Region:
-    x0, y0 = (int(np.floor(v)) for v in boxes[:, :2].min(axis=0))
-    x1, y1 = (int(np.ceil(v)) for v in boxes[:, 2:].max(axis=0))
-    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+def _union(boxes: Float[NDArray[np.float32], "n 4"], score: float, names: Sequence[str]) -> Region:
+    x0, y0, x1, y1 = box = _whole([*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)])
     area, length = (x1 - x0) * (y1 - y0), float(max(x1 - x0, y1 - y0))
-    return Region((x0, y0, x1, y1), area, length, score, kind)
+    kind = next((name for name in names if name != UNKNOWN), UNKNOWN)
+    parts = tuple(_whole(piece) for piece in boxes) if len(boxes) > 1 else ()
+    return Region(box, area, length, score, kind, parts)
+
+
+def _whole(box: Sequence[float] | NDArray[np.float32]) -> Box:
+    (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int).tolist(), np.ceil(box[2:]).astype(int).tolist()
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)

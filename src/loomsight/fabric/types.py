@@ -82,6 +82,8 @@ class Region:
         length: pixels, the longer side of the smallest rotated rectangle around it.
         score: its highest score, in [0, 1].
         type: a name of :data:`DEFECT_TYPES`.
+        parts: boxes that together hold it, where it was seen piece by piece; the box of a line on the slant
+            holds much else.
     """
 
     box: tuple[int, int, int, int]
@@ -89,6 +91,7 @@ class Region:
     length: float
     score: float
     type: str = UNKNOWN
+    parts: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 
 from loomsight.anomaly.bars import NONE
@@ -421,7 +421,7 @@ class DetectorEngine:
         scores, types, boxes = answer
         height, width = room
         looked = []
-        for tile, own, score, kind in zip(tiles, boxes, scores, types.argmax(-1), strict=True):
+        for tile, own, score, kind in zip(tiles, boxes, scores, _certain(types), strict=True):
             at = own * self._tile + np.array([tile.x0, tile.y0, tile.x0, tile.y0], np.float32)
             at = at.clip(0, np.array([width, height, width, height], np.float32))
             inside = (at[:, 2] > at[:, 0]) & (at[:, 3] > at[:, 1])
@@ -430,6 +430,16 @@ class DetectorEngine:
                 keep &= score >= np.sort(score[keep])[-_MOST]
             looked.append(TileBoxes(tile, at[keep], score[keep], kind[keep]))
         return looked
+
+
+def _certain(types: Float[NDArray[np.float32], "n q types"]) -> Int[NDArray[np.int64], "n q"]:
+    """From logits the type with most of what all are given; −1 where that is less than :data:`CERTAIN`."""
+    from scipy.special import expit
+
+    given = expit(types)
+    best = given.argmax(-1)
+    certain = given.max(-1) >= CERTAIN * given.sum(-1)
+    return np.where(certain, best, -1)
 
 
 class TorchDetector(DetectorEngine):
