@@ -34,7 +34,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from loomsight.base import Base, shipped
 from loomsight.datasets import new_fabric_fold, read_dataset
@@ -43,7 +42,7 @@ from loomsight.evaluation.boxes import MOST, BoxScores, regions_at_half_maximum
 from loomsight.evaluation.compare import paired_difference
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.flat_field import flat_field
-from loomsight.fabric.instances import boxes_of, instances_of
+from loomsight.fabric.instances import true_boxes
 from loomsight.fabric.types import LabelledPicture, Picture, Region
 from loomsight.learn.cloth import part
 from loomsight.learn.detector import DetectorSettings, base_detector, calibrate_fusion, train_detector
@@ -198,7 +197,7 @@ class Trained:
         surest = sorted(sure + faint, key=lambda region: -region.score)[:MOST]
         found["segmenter"] = self.segmenter.name(image, surest) if named else surest
         if self.detector is not None and self.fusion is not None:
-            found["fused"] = fuse(score, found["detector"], replace(self.fusion, margin=-8.0))
+            found["fused"] = fuse(score, found["detector"], self.fusion, faint=True)
         return found
 
 
@@ -265,7 +264,7 @@ def measure(
         view_of = shrunk(picture) if view == "letterbox" else picture
         back = picture.image.shape[1] / view_of.image.shape[1]
         found = made.look(view_of.image, named=typed_too)
-        boxes, named = _truth(picture)
+        boxes, named = true_boxes(picture)
         height, width = picture.image.shape[:2]
         for name in wanted:
             regions = [_back(region, back) for region in found[name]]
@@ -284,15 +283,6 @@ def measure(
         shown = "  ".join(f"{k} {row[k]:.3f}" for k in COLUMNS if row[k] is not None)
         print(f"{name} {view} {arm} seed {seed}: {shown}", flush=True)
     return rows
-
-
-def _truth(picture: LabelledPicture) -> tuple[NDArray[np.float32], list[str]]:
-    """The boxes of a picture's defects, as they are labelled or around each in its mask, and their types."""
-    instances, types = instances_of(picture)
-    if picture.mask is None and picture.boxes is not None:
-        return picture.boxes, list(types)
-    boxes, which = boxes_of(instances)
-    return boxes, [types[k - 1] for k in which]
 
 
 def _back(region: Region, scale: float) -> Region:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from loomsight.detection.fusion import FusionPoint
 from loomsight.evaluation.boxes import BoxScores, regions_at_half_maximum
 from loomsight.evaluation.confusion import MISSED, Confusion, pair_types
-from loomsight.fabric.regions import Grouping
-from loomsight.fabric.types import Region
+from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.regions import Grouping, find_regions
+from loomsight.fabric.types import UNKNOWN, LabelledPicture, Region
+from loomsight.inspection.scoring import ProfileScores
 from loomsight.runtime.compiled import Ready
 from loomsight.runtime.engine import DetectorEngine
 
@@ -127,3 +133,56 @@ def test_a_detector_that_is_not_sure_of_a_type_says_unknown() -> None:
     engine = DetectorEngine(Answering(), ("hole", "slub", "nep"), 96)
     found = sorted(engine.detect(np.zeros((96, 96), np.uint8)), key=lambda region: region.box)
     assert [region.type for region in found] == ["hole", "unknown", "nep"]
+
+
+class Seeing:
+    """A profile's engine, detector and card that see what is bright, box what is white, and say "hole"."""
+
+    def __init__(self, *, boxing: bool) -> None:
+        point = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
+        fusion = FusionPoint(0.5, 0.3, 0.0, 1, 0)
+        boxed = SimpleNamespace(fusion=fusion) if boxing else None
+        self.card, self.boxing = SimpleNamespace(operating_point=point, detector=boxed), boxing
+
+    def engine(self) -> Seeing:
+        return self
+
+    def detector(self) -> Seeing | None:
+        return self if self.boxing else None
+
+    def score(self, image: np.ndarray) -> np.ndarray:
+        return np.where(image > 150, 0.9, np.where(image > 100, 0.4, 0.01)).astype(np.float32)
+
+    def detect(self, image: np.ndarray) -> list[Region]:
+        return [replace(one, type="hole") for one in find_regions((image == 255).astype(np.float32), 0.5)]
+
+    def name(self, image: np.ndarray, regions: list[Region]) -> list[Region]:
+        return [replace(one, type="hole") if one.type == UNKNOWN else one for one in regions]
+
+
+def spotted(value: int, kind: str, *, mask: bool) -> LabelledPicture:
+    image = np.full((100, 200), 50, np.uint8)
+    image[20:40, 30:60] = value
+    at = np.array([[30, 20, 60, 40]], np.float32)
+    return LabelledPicture(image, image > 50 if mask else None, None if mask else at, (kind,))
+
+
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("boxing", [True, False])
+def test_a_profile_is_scored_by_what_it_reports(*, boxing: bool, mask: bool) -> None:
+    scores = ProfileScores(Seeing(boxing=boxing), ("hole", "slub", "unknown"))  # type: ignore[arg-type]
+    for value, kind in ((200, "hole"), (255, "slub"), (120, "hole")):
+        scores.add(spotted(value, kind, mask=mask))
+    scores.add(LabelledPicture(np.full((100, 200), 50, np.uint8), np.zeros((100, 200), np.bool_)))
+    figures = scores.figures()
+    assert (figures["pictures"], figures["defective"]) == (4, 3)
+    assert figures["recall"] == pytest.approx(2 / 3), "the faint one is below the threshold"
+    assert figures["false_alarms_per_mpx"] == 0
+    assert figures["box_ap"] == figures["recall_at_1"] == pytest.approx(1), "it counts at lower ones"
+    assert 0.3 < figures["box_ap50_typed"] <= 0.51, "of holes nearly all, of slubs none"
+    assert figures["types_right"] == pytest.approx(1 / 3)
+    assert figures["ap"] == (pytest.approx(1) if mask else None)
+    called = scores.confusion()
+    assert called is not None
+    assert (called.true, called.said) == (("hole", "slub"), ("hole", "slub", MISSED))
+    assert called.counts.tolist() == [[1, 0, 1], [1, 0, 0]]

@@ -1,4 +1,4 @@
-"""``loomsight evaluate``: how good is a profile, or a folder of score maps, against pixel masks?"""
+"""``loomsight evaluate``: how good is a profile, or a folder of score maps, against masks and boxes?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import typer
 from loomsight.errors import DatasetError, ImageError, UsageError
 
 if TYPE_CHECKING:
-    from loomsight.evaluation.operating_point import OperatingPoint
+    from loomsight.datasets import Item
+    from loomsight.evaluation.confusion import Confusion
     from loomsight.fabric.types import Mask, ScoreMap
     from loomsight.profile import Profile
     from loomsight.progress import Progress
@@ -23,19 +24,29 @@ FIGURES = (
     ("f1", "best F1 of pixels"),
     ("auroc", "AUROC of pictures"),
     ("aupro", "AUPRO up to 30 % false pixels"),
-    ("recall", "regions found"),
+    ("recall", "defects found"),
     ("false_alarms_per_mpx", "false alarms per Mpx"),
+    ("recall_at_1", "defects found at 1 alarm per Mpx"),
+    ("recall_at_4", "defects found at 4"),
+    ("recall_at_10", "defects found at 10"),
+    ("box_ap", "AP of boxes, IoU .50 to .95"),
+    ("box_ap50", "AP of boxes, IoU .50"),
+    ("box_ap_small", "AP of boxes under 32 × 32 pixels"),
+    ("box_ap50_typed", "AP of boxes, IoU .50, by type"),
+    ("types_right", "types called right"),
 )
-"""The keys of ``--json`` and what they are called in print; the last two at the profile's threshold."""
+"""The keys of ``--json`` and what they are called in print; score maps have no boxes."""
 
 
 def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="A data set with masks, such as a folder with good/, defect/ and mask/.", show_default=False
+            help="A data set with masks or boxes: a folder with good/, defect/ and mask/, COCO, YOLO, VOC …",
+            show_default=False,
         ),
     ] = None,
+    *,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -49,15 +60,24 @@ def evaluate(
     masks: Annotated[
         Path | None, typer.Option(help="The masks of these maps, of the same names.", show_default=False)
     ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a picture (PNG) of which type of defect was called what.", show_default=False
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Score a profile, or score maps, against pixel masks.
+    """Score a profile, or score maps, against masks and boxes.
 
-    Give a data set and a profile, or --maps and --masks. A map without a mask is taken for good cloth; a mask
-    without a map is refused. A figure that the pictures do not define is left empty.
+    Give a data set and a profile, or --maps and --masks. Pixels are scored where masks tell of them; boxes
+    and types as an inspection reports them, by the detector too if the profile has one. A map without a mask
+    is taken for good cloth; a mask without a map is refused. A figure that the pictures do not define is
+    left empty.
 
     Examples:
       loomsight evaluate fabrics/twill --profile twill
+      loomsight evaluate labelled-yolo/ --profile twill --confusion types.png
       loomsight evaluate --maps twill-inspection/maps --masks fabrics/twill/mask --json
     """
     from loomsight.progress import for_stream
@@ -73,6 +93,8 @@ def evaluate(
             else "a data set needs a profile to score it"
         )
         raise UsageError("wrong arguments", why=why, do="give --profile, or --maps and --masks")
+    if confusion is not None:
+        _check_picture(confusion, maps)
     opened = None
     if profile is not None:
         from loomsight.profile import Profile
@@ -81,10 +103,11 @@ def evaluate(
     progress = for_stream()
     try:
         if source is not None and opened is not None:
-            pairs: _Pairs = _scored(source, opened, progress)
+            row, called = _scored(source, opened, progress)
+            if confusion is not None:
+                _draw(called, confusion, source)
         else:
-            pairs = _mapped(maps or Path(), masks or Path())
-        row = _figures(pairs, opened, progress)
+            row = _figures(_mapped(maps or Path(), masks or Path()), opened, progress)
     finally:
         progress.close()
     if json:
@@ -94,6 +117,8 @@ def evaluate(
         return
     typer.echo(f"{'pictures':32} {row['pictures']} ({row['defective']} defective)")
     for key, words in FIGURES:
+        if key not in row:
+            continue
         value = row[key]
         typer.echo(f"{words:32} {'–' if value is None else f'{value:.4f}'}")
 
@@ -110,7 +135,7 @@ def _figures(pairs: _Pairs, profile: Profile | None, progress: Progress) -> dict
     from loomsight.evaluation.pixels import PixelScores
     from loomsight.evaluation.regions import RegionCounts, count_regions
 
-    point: OperatingPoint | None = None if profile is None else profile.card.operating_point
+    point = None if profile is None else profile.card.operating_point
     pixels, regions = PixelScores(), RegionCounts()
     for score, mask in progress.track(pairs.stream, "evaluate", pairs.total):
         pixels.add(score, mask)
@@ -132,31 +157,50 @@ def _figures(pairs: _Pairs, profile: Profile | None, progress: Progress) -> dict
     }
 
 
-def _scored(source: Path, profile: Profile, progress: Progress) -> _Pairs:
-    """The pictures of a data set whose pixels are labelled, scored by a profile."""
+def _scored(source: Path, profile: Profile, progress: Progress) -> tuple[dict[str, Any], Confusion | None]:
+    """The figures of a profile on the labelled pictures of a data set, and which type was called what."""
     from loomsight.datasets.formats import read_dataset
+    from loomsight.inspection.scoring import ProfileScores
 
     items = read_dataset(source)
-    labelled = [item for item in items if item.good or item.mask is not None or item.outlines]
+    labelled = [item for item in items if item.good or item.mask or item.outlines or item.boxes]
     if not labelled:
-        raise DatasetError("no pixel masks", where=source, do="give a data set with masks, not boxes alone")
+        raise DatasetError("no labels", where=source, do="give a data set with masks or boxes")
     if len(labelled) < len(items):
+        progress.say(f"left out: {len(items) - len(labelled)} pictures whose defects nothing outlines")
+    boxed = sum(not _has_pixels(item) for item in labelled)
+    if boxed:
         progress.say(
-            f"left out: {len(items) - len(labelled)} pictures that have boxes or nothing, but no mask"
+            f"note: {boxed} pictures have boxes alone, so they have no part in the figures of pixels"
         )
+    scores = ProfileScores(profile, {name for item in labelled for name in item.types})
+    for item in progress.track(labelled, "evaluate", len(labelled)):
+        scores.add(item.load())
+    return scores.figures(), scores.confusion()
 
-    if profile.card.detector is not None:
-        progress.say(
-            "note: pixels are scored by segmenter and normality; the detector's boxes have no part in it"
+
+def _has_pixels(item: Item) -> bool:
+    return item.good or item.mask is not None or bool(item.outlines)
+
+
+def _check_picture(path: Path, maps: Path | None) -> None:
+    if maps is not None:
+        raise UsageError(
+            "bad --confusion", why="score maps tell no types", do="give a data set and a profile"
         )
+    if path.suffix.lower() != ".png":
+        raise UsageError("bad --confusion", where=path, why="the picture is a PNG", do="end its name in .png")
+    if path.exists() or not path.parent.is_dir():
+        why = "it is there already" if path.exists() else f"there is no folder {path.parent}"
+        raise UsageError("bad --confusion", where=path, why=why)
 
-    def stream() -> Iterator[tuple[ScoreMap, Mask | None]]:
-        engine = profile.engine()
-        for item in labelled:
-            picture = item.load()
-            yield engine.score(picture.image), picture.mask
 
-    return _Pairs(stream(), len(labelled))
+def _draw(called: Confusion | None, path: Path, source: Path) -> None:
+    from loomsight.fabric.images import write_png
+
+    if called is None:
+        raise DatasetError("no picture of types", where=source, why="its labels name no type of defect")
+    write_png(path, called.draw())
 
 
 def _mapped(maps: Path, masks: Path) -> _Pairs:

@@ -52,26 +52,40 @@ class FusionPoint:
     faint: float = 1.0
     threshold: float | None = None
 
+    @classmethod
+    def of_map(cls, threshold: float, grouping: Grouping) -> FusionPoint:
+        """That of a map alone, beside which no detector stands."""
+        return cls(threshold, 1.0, 0.0, grouping.min_area, grouping.merge_gap, grouping.faint)
+
+    @property
+    def alarm(self) -> float:
+        """The score of a defect whose evidence is just enough."""
+        return self.segmenter if self.threshold is None else self.threshold
+
     @property
     def grouping(self) -> Grouping:
         """What is one region of the score map."""
         return Grouping(self.min_area, self.merge_gap, self.faint)
 
 
-def fuse(score: ScoreMap, boxes: Sequence[Region], point: FusionPoint) -> list[Region]:
+def fuse(
+    score: ScoreMap, boxes: Sequence[Region], point: FusionPoint, *, faint: bool = False
+) -> list[Region]:
     """The defects of a picture, surest first.
 
     Args:
         score: the segmenter's map, float32 HW in [0, 1].
         boxes: what the detector found, its faint answers too.
+        faint: also what there is not evidence enough for.
 
     Returns:
         regions at or above the fused threshold, whose ``score`` is on the segmenter's scale, where the fused
-        threshold is ``point.threshold``. A defect that the segmenter does not see has the area and the length
+        threshold is ``point.alarm``. A defect that the segmenter does not see has the area and the length
         of its box; one that the detector does not see has the segmenter's box. Its type is "unknown" there,
         and where a box that is no alarm itself only agrees.
     """
-    found = [_region(group, point) for group in evidence(score, boxes, point) if group.margin >= point.margin]
+    groups = evidence(score, boxes, point)
+    found = [_region(group, point) for group in groups if faint or group.margin >= point.margin]
     return sorted(found, key=lambda region: (-region.score, region.box))
 
 
@@ -126,8 +140,7 @@ def _together(a: float, b: float) -> float:
 
 
 def _region(group: Evidence, point: FusionPoint) -> Region:
-    at = point.segmenter if point.threshold is None else point.threshold
-    score = _sigmoid(group.margin - point.margin + _logit(at))
+    score = _sigmoid(group.margin - point.margin + _logit(point.alarm))
     if group.box is None:
         return replace(group.regions[0], score=score, type=UNKNOWN)
     if not group.regions:

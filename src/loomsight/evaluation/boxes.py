@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from loomsight.evaluation.regions import TOLERANCE
+from loomsight.evaluation.regions import TOLERANCE, RegionCounts
 from loomsight.fabric.regions import Grouping, label_regions
 from loomsight.fabric.types import Region, ScoreMap
 
@@ -104,7 +104,7 @@ class BoxScores:
     def recall_at(self, rate: float) -> float | None:
         """The share of true defects that a region touches, at the lowest threshold with at most ``rate``
         false alarms per megapixel over these pictures; None where there are no defects."""
-        alarms, found = self._touching()
+        alarms, found = self._scores()
         if not found.size:
             return None
         allowed = int(rate * self.megapixels)
@@ -112,17 +112,28 @@ class BoxScores:
         threshold = falling[allowed] if allowed < len(falling) else -np.inf
         return float(np.mean(found > threshold))
 
-    def _touching(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The score of each false alarm, and for each true defect the highest score on it (−∞: none)."""
         alarms: list[float] = []
         found: list[float] = []
         for (boxes, _), regions in zip(self._true, self._found, strict=True):
-            pairs = [_touch(box, region.box) for box in boxes for region in regions]
-            touch = np.array(pairs, np.bool_).reshape(len(boxes), len(regions))
+            touch = _touching(boxes, regions)
             scores = np.array([region.score for region in regions])
             found += [float(scores[row].max(initial=-np.inf)) for row in touch]
             alarms += scores[~touch.any(axis=0)].tolist()
         return np.array(alarms), np.array(found)
+
+
+def count_boxes(found: Sequence[Region], boxes: Boxes, shape: tuple[int, int]) -> RegionCounts:
+    """Compare the boxes of regions with those of true defects, in a picture of ``shape`` (height, width)."""
+    touch = _touching(boxes, found)
+    return RegionCounts(
+        defects=len(boxes),
+        found=int(touch.any(axis=1).sum()),
+        alarms=len(found),
+        false_alarms=int((~touch.any(axis=0)).sum()),
+        pixels=shape[0] * shape[1],
+    )
 
 
 def regions_at_half_maximum(
@@ -156,14 +167,12 @@ def regions_at_half_maximum(
     return found
 
 
-def _touch(box: NDArray[np.float32], other: tuple[int, int, int, int]) -> bool:
+def _touching(boxes: Boxes, regions: Sequence[Region]) -> NDArray[np.bool_]:
+    """Which true box is touched by which region, (boxes, regions)."""
+    a = np.asarray(boxes, np.float32).reshape(-1, 1, 4)
+    b = np.array([region.box for region in regions], np.float32).reshape(1, -1, 4)
     near = float(TOLERANCE)
-    return bool(
-        box[0] < other[2] + near
-        and other[0] < box[2] + near
-        and box[1] < other[3] + near
-        and other[1] < box[3] + near
-    )
+    return np.asarray(((a[..., :2] < b[..., 2:] + near) & (b[..., :2] < a[..., 2:] + near)).all(axis=-1))
 
 
 def _coco(box: NDArray[np.float32]) -> dict[str, Any]:

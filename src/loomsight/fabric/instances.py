@@ -65,3 +65,12 @@ def boxes_of(found: InstanceMap) -> tuple[Float[NDArray[np.float32], "n 4"], NDA
             boxes.append((columns.start, rows.start, columns.stop, rows.stop))
             numbers.append(number)
     return np.array(boxes, np.float32).reshape(-1, 4), np.array(numbers, np.int64)
+
+
+def true_boxes(picture: LabelledPicture) -> tuple[Float[NDArray[np.float32], "n 4"], list[str]]:
+    """The boxes of a picture's defects, as they are labelled or else around each in its mask; their types."""
+    if picture.mask is None and picture.boxes is not None:
+        return picture.boxes, list(_types(picture.types, len(picture.boxes)))
+    instances, types = instances_of(picture)
+    boxes, which = boxes_of(instances)
+    return boxes, [types[k - 1] for k in which]

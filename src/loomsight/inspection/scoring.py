@@ -1,0 +1,93 @@
+"""A profile against labelled pictures: the pixels of its map, the regions that it reports, their types.
+
+Pixels are scored where a mask tells of each; regions on every labelled picture, as an inspection reports
+them: fused with the detector's boxes if there is one. Figures over all thresholds count the fainter regions
+too. A defect without a box has that of its part of the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from loomsight.detection.fusion import FusionPoint, fuse
+from loomsight.evaluation.boxes import MOST, BoxScores, count_boxes
+from loomsight.evaluation.confusion import Confusion, pair_types
+from loomsight.evaluation.pixels import PixelScores
+from loomsight.evaluation.regions import RegionCounts, count_regions
+from loomsight.fabric.instances import true_boxes
+from loomsight.fabric.types import UNKNOWN, LabelledPicture
+from loomsight.profile import Profile
+
+RATES = (1, 4, 10)
+"""False alarms per megapixel that recall is given at."""
+
+
+class ProfileScores:
+    """Add labelled pictures one by one, then ask for figures.
+
+    Args:
+        profile: what is scored.
+        types: that the pictures' labels tell apart; without any, none are compared.
+    """
+
+    def __init__(self, profile: Profile, types: Collection[str] = ()) -> None:
+        self._engine, self._detector = profile.engine(), profile.detector()
+        point, card = profile.card.operating_point, profile.card.detector
+        self._map = point
+        self._point = FusionPoint.of_map(point.threshold, point.grouping) if card is None else card.fusion
+        self._types = tuple(sorted({*types} - {UNKNOWN}))
+        self._pixels, self._counts = PixelScores(), RegionCounts()
+        self._boxes, self._typed = BoxScores(), BoxScores(self._types)
+        self._pairs: list[tuple[str, str]] = []
+        self._pictures = self._defective = 0
+
+    def add(self, picture: LabelledPicture) -> None:
+        """Look at one picture and compare with its labels."""
+        image, mask, shape = picture.image, picture.mask, picture.image.shape[:2]
+        score = self._engine.score(image)
+        seen = [] if self._detector is None else self._detector.detect(image)
+        found = fuse(score, seen, self._point, faint=True)[:MOST]
+        boxes, types = true_boxes(picture)
+        if self._types:
+            found = self._engine.name(image, found)
+        # an alarm at the very threshold is one, however its score was rounded
+        alarms = [region for region in found if region.score >= self._point.alarm - 1e-9]
+        if mask is not None:
+            self._pixels.add(score, mask)
+        if mask is not None and self._detector is None:
+            self._counts += count_regions(score, mask, self._map.threshold, self._map.grouping)
+        else:
+            self._counts += count_boxes(alarms, boxes, shape)
+        for scores in (self._boxes, self._typed):
+            scores.add(found, boxes, types, shape)
+        self._pairs += [pair for pair in pair_types(alarms, boxes, types) if pair[0] != UNKNOWN]
+        self._pictures += 1
+        self._defective += len(boxes) > 0
+
+    def figures(self) -> dict[str, Any]:
+        """All figures by name; None is one that these pictures do not define."""
+        pixels, boxes, confusion = self._pixels.figures(), self._boxes.figures(), self.confusion()
+        return {
+            "pictures": self._pictures,
+            "defective": self._defective,
+            "ap_picture": pixels.ap_picture,
+            "ap": pixels.ap,
+            "f1": pixels.f1,
+            "f1_threshold": pixels.f1_threshold,
+            "auroc": pixels.auroc,
+            "aupro": pixels.aupro,
+            "threshold": self._map.threshold,
+            "recall": self._counts.recall,
+            "false_alarms_per_mpx": self._counts.false_alarms_per_megapixel,
+            **{f"recall_at_{rate}": self._boxes.recall_at(rate) for rate in RATES},
+            "box_ap": boxes.ap,
+            "box_ap50": boxes.ap50,
+            "box_ap_small": boxes.ap_small,
+            "box_ap50_typed": self._typed.figures().ap50 if self._types else None,
+            "types_right": None if confusion is None else confusion.right,
+        }
+
+    def confusion(self) -> Confusion | None:
+        """Which type of defect was called what at the profile's threshold; None without types."""
+        return Confusion.of(self._pairs) if self._pairs else None
