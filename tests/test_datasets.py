@@ -203,6 +203,14 @@ def test_yolo_export_with_sides_is_one_fabric(tmp_path: Path) -> None:
     assert {item.fabric for item in items} == {"c1"}
 
 
+def test_yolo_pictures_that_all_lack_labels_are_not_good_cloth(tmp_path: Path) -> None:
+    make_yolo(tmp_path / "c1")
+    for number, labels in enumerate(sorted((tmp_path / "c1/labels").iterdir())):
+        labels.rename(labels.with_name(f"{number}.txt"))
+    with pytest.raises(DatasetError, match="no label files"):
+        read_dataset(tmp_path / "c1")
+
+
 def test_yolo_polygon_becomes_a_mask(tmp_path: Path) -> None:
     points = [(10, 5), (20, 5), (20, 9), (10, 9)]
     make_yolo(tmp_path, "0 " + " ".join(f"{x / 64} {y / 48}" for x, y in points))

@@ -37,7 +37,8 @@ def read_yolo(folder: Path, tree: Tree) -> list[Item] | None:
     """``images/`` and ``labels/`` (also below ``train/``, ``valid/``, ``test/``) with a ``data.yaml``.
 
     A line is ``class cx cy w h`` relative to the picture, or ``class x y x y …`` for a polygon. A
-    picture with an empty label file, or none, is good. Only the names come out of ``data.yaml``: the
+    picture with an empty label file, or none, is good; where no picture has one, all are left out, for the
+    labels are elsewhere. Only the names come out of ``data.yaml``: the
     paths in it are wrong in many exports, and the folders tell themselves.
     """
     places = [
@@ -53,12 +54,13 @@ def read_yolo(folder: Path, tree: Tree) -> list[Item] | None:
     except LoomsightError as error:
         tree.report(error)
         names = {}
-    items = []
+    items, labelled = [], False
     for place in places:
         for path in sorted((place / "images").rglob("*")):
             if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
                 continue
             labels = (place / "labels" / path.relative_to(place / "images")).with_suffix(".txt")
+            labelled = labelled or labels.is_file()
             try:
                 boxes, types, outlines = _yolo_labels(labels, path, names)
             except LoomsightError as error:
@@ -66,6 +68,16 @@ def read_yolo(folder: Path, tree: Tree) -> list[Item] | None:
                 continue
             source = source_of(path, tree.root)
             items.append(Item(path, fabric, source, not boxes, boxes=boxes, types=types, outlines=outlines))
+    if items and not labelled:
+        tree.report(
+            DatasetError(
+                "no label files",
+                where=places[0] / "labels",
+                why=f"none of the {len(items)} pictures has one of its name",
+                do="put them there, empty ones for good cloth",
+            )
+        )
+        return []
     return items
 
 
