@@ -107,7 +107,7 @@ def test_from_little_cloth_a_network_that_was_lucky_keeps_its_say() -> None:
     rate = AlarmRate.per_megapixel(20.0)
     own = set_operating_point(maps, rate, Grouping(4, 5))
     assert own.threshold > 0.9
-    detector, point = calibrate_fusion(own, maps, boxes, rate)
+    detector, point, _ = calibrate_fusion(own, maps, boxes, rate)
     assert detector.threshold > 0.3
     assert (point.segmenter, point.detector) == (pytest.approx(0.6, abs=1e-4), pytest.approx(0.1, abs=1e-4))
     assert fuse(maps[0], boxes[0], point) == []
@@ -129,9 +129,14 @@ def test_the_fused_threshold_keeps_the_promise_on_the_good_cloth_it_saw() -> Non
                                          strict=True)])  # fmt: skip
     rate = AlarmRate.per_megapixel(10.0)  # 0.8 Mpx: eight alarms
     own = set_operating_point(maps, rate, Grouping(4, 5))
-    detector, point = calibrate_fusion(own, maps, boxes, rate)
+    detector, point, together = calibrate_fusion(own, maps, boxes, rate)
     assert detector.alarms_seen <= 8
     alarms = sum(len(fuse(score, found, point)) for score, found in zip(maps, boxes, strict=True))
     assert 4 <= alarms <= 8
+    moved = point.set_by(together.moved(2.5), own.moved(2.5))
+    fewer = [fuse(score, found, moved) for score, found in zip(maps, boxes, strict=True)]
+    assert 1 <= sum(map(len, fewer)) <= 2
+    assert all(one.score >= moved.alarm - 1e-9 for found in fewer for one in found)
+    assert point.set_by(together, own) == point
     alone = sum(region.score >= detector.threshold for found in boxes for region in found)
     assert alone == detector.alarms_seen

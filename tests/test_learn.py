@@ -377,6 +377,11 @@ def test_with_a_detector_the_profile_boxes_and_names(fabrics: Path, elsewhere: P
     again = Profile.open("boxed").detector()
     assert again is not None
     picture = read_image(sorted((fabrics / "new/defect").iterdir())[0])
+    moved = Profile.open("boxed").promising(2.0).card
+    assert moved.detector is not None
+    assert moved.operating_point.promised == 2.0
+    assert moved.detector.fusion.margin <= card.fusion.margin
+    assert moved.detector.fusion.threshold == moved.operating_point.threshold
     said = {*card.types, "unknown"}
     assert all(0 < region.score <= 1 and region.type in said for region in again.detect(picture))
     text = Path("boxed/report.html").read_text(encoding="utf-8")

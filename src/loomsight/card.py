@@ -80,12 +80,16 @@ class NetworkCard(Config):
 
 
 class DetectorCard(Config):
-    """The detector beside the network, and how both are fused."""
+    """The detector beside the network, and how both are fused.
+
+    ``margins``: the evidence of both on good cloth, from which another promise is set.
+    """
 
     form: DetectorForm
     types: tuple[str, ...] = Field(min_length=1)
     tile: int = Field(ge=64, le=4096)
     fusion: Annotated[FusionPoint, AfterValidator(_fusible)]
+    margins: Annotated[OperatingPoint, AfterValidator(_possible)] | None = None
 
 
 def _unitable(point: UnionPoint) -> UnionPoint:

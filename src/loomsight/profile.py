@@ -289,19 +289,24 @@ class Profile:
         """The same profile with another promise, in its unit; only in memory, nothing is written.
 
         Raises:
-            UsageError: the threshold cannot be moved so far, or a detector has its say in it.
+            UsageError: the threshold cannot be moved so far, or a detector has its say in it, of which an
+                earlier version kept too little.
         """
-        if self.card.detector is not None:
-            raise UsageError(
-                "the promise cannot be changed",
-                where=self.folder,
-                why="a detector is fused with the network at one promise",
-                do="learn again with --false-alarms",
-            )
-        point = self.card.operating_point.moved(false_alarms)
+        point, boxed = self.card.operating_point.moved(false_alarms), self.card.detector
+        if boxed is not None:
+            if boxed.margins is None:
+                raise UsageError(
+                    "the promise cannot be changed",
+                    where=self.folder,
+                    why="it does not say what segmenter and detector found together on good cloth",
+                    do="learn again with --false-alarms",
+                )
+            fusion = boxed.fusion.set_by(boxed.margins.moved(false_alarms), point)
+            boxed = boxed.model_copy(update={"fusion": fusion})
         # A gate keeps what lies above the threshold that it was set for, not what lies above a lower one.
         gate = self.card.gate if point.threshold >= self.threshold else None
-        return replace(self, card=self.card.model_copy(update={"operating_point": point, "gate": gate}))
+        changes = {"operating_point": point, "gate": gate, "detector": boxed}
+        return replace(self, card=self.card.model_copy(update=changes))
 
     def read(self, name: str) -> bytes:
         """The bytes of one of its files, verified again as they are read.

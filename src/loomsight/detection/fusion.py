@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.types import UNKNOWN, Box, Region, ScoreMap
 
@@ -56,6 +57,15 @@ class FusionPoint:
     def of_map(cls, threshold: float, grouping: Grouping) -> FusionPoint:
         """That of a map alone, beside which no detector stands."""
         return cls(threshold, 1.0, 0.0, grouping.min_area, grouping.merge_gap, grouping.faint)
+
+    def set_by(self, together: OperatingPoint, segmenter: OperatingPoint) -> FusionPoint:
+        """The same with the margin of a promise.
+
+        Args:
+            together: of the evidence of both networks on good cloth, the sigmoid of each margin.
+            segmenter: of the map, by the same promise: what a defect at this margin is given as score.
+        """
+        return replace(self, margin=max(0.0, _logit(together.threshold)), threshold=segmenter.threshold)
 
     @property
     def alarm(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -94,8 +94,11 @@ def learn_detector(
     )
     point, maps, good, rate = beside
     looking = TorchDetector(network, settings.tile)
-    own, fusion = calibrate_fusion(point, maps, [looking.detect(image) for image in good], rate)
-    card = DetectorCard(form=settings.form, types=network.types, tile=settings.tile, fusion=fusion)
+    boxes = [looking.detect(image) for image in good]
+    own, fusion, margins = calibrate_fusion(point, maps, boxes, rate)
+    card = DetectorCard(
+        form=settings.form, types=network.types, tile=settings.tile, fusion=fusion, margins=margins
+    )
     doubts = []
     enough = FEW_STEPS_AFRESH if start is None else FEW_STEPS
     if history.steps < enough:
@@ -209,7 +212,7 @@ def calibrate_fusion(
     maps: Sequence[ScoreMap],
     boxes: Sequence[Sequence[Region]],
     rate: AlarmRate,
-) -> tuple[OperatingPoint, FusionPoint]:
+) -> tuple[OperatingPoint, FusionPoint, OperatingPoint]:
     """Set the detector's own threshold and the fused one on good cloth, each by the same promise.
 
     Args:
@@ -217,7 +220,8 @@ def calibrate_fusion(
         maps, boxes: what both networks say of the same good pictures.
 
     Returns:
-        the detector's operating point, and the fusion's.
+        the detector's operating point, the fusion's, and that of the evidence of both, see
+        :meth:`FusionPoint.set_by`.
     """
     megapixels = sum(score.size for score in maps) / 1e6
     alarms = [box.score for found in boxes for box in found]
@@ -239,5 +243,4 @@ def calibrate_fusion(
     ]
     # margins as scores, so that one rule sets every threshold: a margin of 0 is a score of one half
     together = point_from_alarms([1 / (1 + math.exp(-m)) for m in margins], rate, megapixels)
-    threshold = min(together.threshold, 1 - 1e-6)
-    return own, replace(free, margin=max(0.0, math.log(threshold / (1 - threshold))))
+    return own, free.set_by(together, segmenter), together
