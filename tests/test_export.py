@@ -300,6 +300,85 @@ def test_files_that_read_others_are_refused(exported: Profile, tmp_path: Path) -
         check_openvino(b'<!DOCTYPE net [<!ENTITY a "b">]><net/>', b"")
 
 
+def _newer(onnx_file: bytes) -> bytes:
+    model = onnx.load_model_from_string(onnx_file)
+    model.ir_version = 99
+    return model.SerializeToString()
+
+
+def _unknown(onnx_file: bytes) -> bytes:
+    model = onnx.load_model_from_string(onnx_file)
+    model.graph.node[-1].op_type = "Weave"
+    return model.SerializeToString()
+
+
+def _cut(onnx_file: bytes) -> bytes:
+    """Cut off where a message ends, so that what is left can be read."""
+    model = onnx.load_model_from_string(onnx_file)
+    del model.graph.node[-3:]
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("onnxruntime", "segmenter.onnx", _newer, "ONNX Runtime cannot run it: "),
+        ("onnxruntime", "segmenter.onnx", _unknown, "ONNX Runtime cannot run it: "),
+        ("onnxruntime", "segmenter.onnx", _cut, "ONNX Runtime cannot run it: "),
+        ("onnxruntime", "segmenter.onnx", "features.onnx", "it holds another network: it gives fine, "),
+        ("openvino", "segmenter-fp32", "student-fp32", "it holds another network: it gives strangeness, "),
+        (
+            "openvino",
+            "segmenter-fp32.xml",
+            lambda xml: xml.replace(b'type="Convolution"', b'type="Weave"'),
+            "OpenVINO fp32 cannot run it: ",
+        ),
+        (
+            "openvino",
+            "segmenter-fp32.xml",
+            lambda xml: xml[: xml.index(b"<edges>")] + b"</net>",
+            "OpenVINO fp32 cannot run it: ",
+        ),
+        (
+            "openvino",
+            "segmenter-fp32.xml",
+            lambda xml: b'<?xml version="1.0" encoding="xyz"?>' + xml[xml.index(b"<net") :],
+            "no whole OpenVINO",
+        ),
+        ("openvino", "segmenter-fp32.xml", lambda _: b"<net/>", "OpenVINO fp32 cannot run it: "),
+    ],
+)
+def test_a_sealed_file_that_cannot_be_run_is_one_line(
+    exported: Profile,
+    roll: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    case: tuple[str, str, Any, str],
+) -> None:
+    runtime, name, spoilt, why = case
+    shutil.copytree(exported.folder, tmp_path / "copy")
+    profile = Profile.open(tmp_path / "copy")
+    files = []
+    for card in profile.card.engines:
+        model, weights = profile.read(card.model), profile.read(card.weights) if card.weights else b""
+        if name in card.model and isinstance(spoilt, str):
+            (other,) = [one for one in profile.card.engines if spoilt in one.model]
+            model, weights = profile.read(other.model), profile.read(other.weights) if other.weights else b""
+        elif name in card.model:
+            model = spoilt(model)
+        files.append((card, model, weights))
+    profile.shipped(files)  # with its hash, and sealed
+    command = ["inspect", str(roll), "--profile", str(profile.folder), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*command, "--engine", runtime])
+    assert left.value.code == 3
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("loomsight: file refused: ")
+    assert f"{name}" in line
+    assert why in line
+    assert "loomsight export" in line or "no whole" in line
+
+
 def test_the_sides_of_an_exported_graph_are_named_by_what_they_are(exported: Profile) -> None:
     graph = onnx.load_model_from_string(exported.read("engines/features.onnx")).graph
     sides = [

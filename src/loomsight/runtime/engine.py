@@ -32,7 +32,15 @@ from loomsight.fabric.regions import find_regions, span
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import UNKNOWN, Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
-from loomsight.runtime.graphs import DetectorGraph, SegmenterGraph, device
+from loomsight.runtime.gate import GateGraph
+from loomsight.runtime.graphs import (
+    DetectorGraph,
+    FeaturesGraph,
+    Graph,
+    SegmenterGraph,
+    StudentGraph,
+    device,
+)
 from loomsight.runtime.tilesize import best_tile
 
 BORDER = 32  # pixels of context where a tile has a neighbour
@@ -44,6 +52,14 @@ CERTAIN = 0.5
 _NAMED = (128, 256, 512)
 LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
+GRAPHS: dict[str, type[Graph]] = {
+    "segmenter": SegmenterGraph,
+    "detector": DetectorGraph,
+    "features": FeaturesGraph,
+    "student": StudentGraph,
+    "gate": GateGraph,
+}
+"""What a profile's card calls the networks that are exported."""
 
 
 class Engine(Protocol):
