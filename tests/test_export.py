@@ -146,7 +146,7 @@ def test_an_export_that_does_not_agree_is_not_written() -> None:
 
     tiles = np.zeros((4, 32, 32, 3), np.uint8)
     with pytest.raises(ExportError, match=r"scorer.onnx: ONNX Runtime differs from torch by 0.01"):
-        export_network(Different(), "scorer", Trials(tiles, None, 0.5))
+        list(export_network(Different(), "scorer", Trials(tiles, None, 0.5)))
 
 
 @pytest.mark.parametrize(("size", "agrees"), [(8.0, True), (0.5, False)])
@@ -163,7 +163,7 @@ def test_features_are_compared_in_proportion_to_their_usual_size(size: float, ag
     tiles = np.full((4, 32, 32, 3), 255, np.uint8)
     tiles[:, :4, :4] = 0
     with nullcontext() if agrees else pytest.raises(ExportError, match=r"differs from torch by 0\.0003"):
-        export_network(Rounded(), "features", Trials(tiles, None, 0.0), precisions=("fp32",))
+        list(export_network(Rounded(), "features", Trials(tiles, None, 0.0), precisions=("fp32",)))
 
 
 def test_int8_weights_leave_room_for_processors_that_add_up_in_16_bits(exported: Profile) -> None:
@@ -194,7 +194,7 @@ def test_int8_tells_every_grey_level_of_the_camera_from_the_next() -> None:
 
     tiles = np.repeat(np.random.default_rng(0).integers(100, 170, (8, 32, 32, 1), np.uint8), 3, axis=3)
     graph = Levels().eval().requires_grad_(False)
-    made = export_network(graph, "levels", Trials(tiles, None, 0.5), precisions=("int8",), free=True)[-1]
+    *_, made = export_network(graph, "levels", Trials(tiles, None, 0.5), precisions=("int8",), free=True)
     levels = np.arange(128, 255, dtype=np.uint8).repeat(3).reshape(1, 1, -1, 3)
     (said,) = next(answers(OpenVinoCompiled(made.model, made.weights, step=1), [levels]))
     assert made.precision == "int8"
@@ -248,7 +248,7 @@ def test_int8_that_finds_other_regions_is_left_out_and_said(
     graph, trials = fine
     monkeypatch.setattr(export, "SAME_AREA", 1.01)  # nothing can be so good
     told: list[str] = []
-    made = export_network(graph, "fine", trials, precisions=("fp32", "int8"), say=told.append)
+    made = list(export_network(graph, "fine", trials, precisions=("fp32", "int8"), say=told.append))
     assert [(one.format, one.precision) for one in made] == [("onnx", "fp32"), ("openvino", "fp32")]
     assert len(told) == 1
     assert told[0].startswith("fine in int8 is not written: ")
