@@ -25,6 +25,7 @@ from loomsight.learn import ship
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.loom import ClothSpec, draw_defect, weave
 from loomsight.profile import Profile
+from loomsight.progress import LineProgress
 from loomsight.runtime import export
 from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, answers
 from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
@@ -247,11 +248,16 @@ def test_int8_that_finds_other_regions_is_left_out_and_said(
 ) -> None:
     graph, trials = fine
     monkeypatch.setattr(export, "SAME_AREA", 1.01)  # nothing can be so good
-    told: list[str] = []
-    made = list(export_network(graph, "fine", trials, precisions=("fp32", "int8"), say=told.append))
+    stream = io.StringIO()
+    progress = LineProgress(stream, every=0)
+    made = list(export_network(graph, "fine", trials, precisions=("fp32", "int8"), progress=progress))
     assert [(one.format, one.precision) for one in made] == [("onnx", "fp32"), ("openvino", "fp32")]
-    assert len(told) == 1
-    assert told[0].startswith("fine in int8 is not written: ")
+    second, third, *steps, last = stream.getvalue().splitlines()
+    assert second.startswith("fine in int8: ")
+    assert second.endswith("; the first 2 layers stay in float now")
+    assert third.endswith("which takes minutes; Ctrl-C keeps what is written")
+    assert steps[0].startswith("layers tried: 1/2  area ")
+    assert last.startswith("fine in int8 is not written: ")
 
 
 def test_a_changed_byte_is_refused_before_any_runtime_reads_it(exported: Profile, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is refused by an export, or stopped: all else is written, and what helps is said."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from loomsight.errors import ExportError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.learn import ship
 from loomsight.profile import Profile
+from loomsight.progress import LineProgress
 from loomsight.runtime import export
 from loomsight.runtime.export import Trials, export_network
 from loomsight.runtime.graphs import Graph
@@ -84,16 +86,16 @@ def test_a_network_that_is_refused_leaves_the_others_written(
 
 
 def test_one_file_that_is_refused_leaves_the_other_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-
     class Off(export.OnnxCompiled):
         def _one(self, tiles: Any) -> Any:
             return tuple(part + np.float32(0.01) for part in super()._one(tiles))
 
     monkeypatch.setattr(export, "OnnxCompiled", Off)
-    made = export_network(Scorer(), "scorer", Trials(TILES, None, 0.5), precisions=("fp32",), say=told.append)
+    stream = StringIO()
+    trials, progress = Trials(TILES, None, 0.5), LineProgress(stream)
+    made = export_network(Scorer(), "scorer", trials, precisions=("fp32",), progress=progress)
     assert [one.format for one in made] == ["openvino"]
-    (line,) = told
+    (line,) = stream.getvalue().splitlines()
     assert line.startswith("not exported: scorer.onnx: ONNX Runtime differs from torch by 0.01")
 
 

@@ -73,7 +73,7 @@ def export_profile(
         made: dict[str, _File] = {}
         try:
             _check_size(profile, name, trials)
-            for one in export_network(graph, name, trials, precisions=precisions, say=progress.say):
+            for one in export_network(graph, name, trials, precisions=precisions, progress=progress):
                 file = _card(one, graph.step)
                 made[file[0].model] = file
             engines = {model: file for model, file in engines.items() if file[0].network != name}
@@ -151,7 +151,7 @@ def _gate(
     best: tuple[float, GateCard, list[_File]] | None = None
     for network in learned.networks:
         graph = GateGraph(network)
-        exports = list(export_network(graph, "gate", Trials(tiles, None, 0.0), say=progress.say, free=True))
+        exports = list(export_network(graph, "gate", Trials(tiles, None, 0.0), progress=progress, free=True))
         cards = [_card(one, graph.step) for one in exports if one.precision != "fp16"]
         _, model, weights = cards[-1]  # INT8: its thresholds are set on what will run
         gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)

@@ -24,6 +24,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,7 @@ from loomsight.errors import ExportError
 from loomsight.evaluation.pixels import average_precision
 from loomsight.fabric.regions import EVERY_PIXEL, Grouping, label_regions
 from loomsight.fabric.types import ScoreMap
+from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled, answers
 from loomsight.runtime.files import check_onnx
 
@@ -105,7 +107,7 @@ def export_network(
     trials: Trials,
     *,
     precisions: Sequence[Precision] = ("fp32", "fp16", "int8"),
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
     free: bool = False,
 ) -> Iterator[Exported]:
     """A network's files, each as soon as it is tried.
@@ -114,12 +116,14 @@ def export_network(
         graph: the network with its pre- and post-processing.
         name: of the network.
         precisions: of OpenVINO's files; ONNX is float32.
-        say: told what is not written, and why: INT8 may not agree with every network.
+        progress: told what is not written, and why: INT8 may not agree with every network; and what is tried
+            in its place, for minutes.
         free: whoever takes the files sets a threshold of its own for each.
 
     Raises:
         ExportError: no float32 file agrees with torch: there is none.
     """
+    progress = progress or Progress()
     told = _Answers(graph, trials)
     onnx = to_onnx(graph, trials.tiles[: 2 if graph.free else 1])
     step = graph.step
@@ -146,10 +150,10 @@ def export_network(
     if len(refused) == 1 + ("fp32" in precisions):
         raise refused[0]
     for error in refused:
-        say(str(error))
+        progress.say(str(error))
     # What float32 does not say, less would not.
     for precision in [one for one in precisions if one != "fp32" and agreed is not None]:
-        less = _with_less(precision, model, told, name, step=step, free=free, say=say)
+        less = _with_less(precision, model, told, name, step=step, free=free, progress=progress)
         if less is not None:
             yield less
 
@@ -162,16 +166,22 @@ def _with_less(
     *,
     step: int,
     free: bool,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> Exported | None:
     """An OpenVINO pair in less than float32; None, and a word why, where none agrees."""
-    for xml, weights in _ways(precision, model, told):
+    what = f"{name} in {precision}"
+    for tried, make in _ways(precision, model, told, progress):
+        if tried:
+            progress.say(f"{what}: {_words(agreement)}; {tried}")
+        files = make()
+        if files is None:
+            break
         # What is left in float may be computed in bfloat16, if that changes nothing.
         for exact in (False, True):
-            agreement = told.alike(OpenVinoCompiled(xml, weights, step=step, exact=exact))
+            agreement = told.alike(OpenVinoCompiled(*files, step=step, exact=exact))
             if free or alike(agreement):
-                return Exported(name, "openvino", precision, xml, weights, agreement, exact)
-    say(f"{name} in {precision} is not written: {_words(agreement)}")
+                return Exported(name, "openvino", precision, *files, agreement, exact)
+    progress.say(f"{what} is not written: {_words(agreement)}")
     return None
 
 
@@ -264,17 +274,18 @@ def _value(end: Any) -> float | None:
     return float(data.reshape(-1)[0]) if data.size and (data == data.reshape(-1)[0]).all() else None
 
 
-def _ways(precision: Precision, model: Any, told: _Answers) -> Iterator[tuple[bytes, bytes]]:
-    """The files of a precision, the quickest to make first."""
+def _ways(
+    precision: Precision, model: Any, told: _Answers, progress: Progress
+) -> Iterator[tuple[str, Callable[[], tuple[bytes, bytes] | None]]]:
+    """What makes the files of a precision, the quickest first, and what is told before it."""
     if precision == "fp16":
-        yield _files(model, half=True)
+        yield "", lambda: _files(model, half=True)
         return
-    yield _files(_quantised(model, told, []))
+    yield "", lambda: _files(_quantised(model, told, []))
     first = _first_layers(model)
-    yield _files(_quantised(model, told, first))
-    nncf = _nncf()
-    with suppress(nncf.errors.InternalError):  # it cannot go through a network with weights that layers share
-        yield _files(_quantised_with_care(model, told, first))
+    yield f"the first {len(first)} layers stay in float now", lambda: _files(_quantised(model, told, first))
+    minutes = "layers go back to float one by one now, which takes minutes; Ctrl-C keeps what is written"
+    yield minutes, lambda: _with_care(model, told, first, progress)
 
 
 def _quantised(model: Any, told: _Answers, in_float: list[str]) -> Any:
@@ -297,18 +308,26 @@ def _first_layers(model: Any) -> list[str]:
     return every[:_FIRST]
 
 
-def _quantised_with_care(model: Any, told: _Answers, in_float: list[str]) -> Any:
-    """Layer by layer back to float, beside those that are, until the regions are the same."""
+def _with_care(
+    model: Any, told: _Answers, in_float: list[str], progress: Progress
+) -> tuple[bytes, bytes] | None:
+    """Layer by layer back to float, beside those that are, until the regions are the same.
+
+    None where NNCF cannot go through the network: it has weights that layers share.
+    """
+    tried = count(1)
 
     def validate(compiled: Any, tiles: Any) -> tuple[float, None]:
         said = [tuple(compiled(each).values()) for each in tiles]
         found = told.compare([np.concatenate(parts) for parts in zip(*said, strict=True)])
+        number = next(tried)  # how many it will be NNCF does not tell
+        progress.step("layers tried", number, number + 1, f"area {found['area']:.1%}")
         return min(found["area"], 1 - found["ap_change"]), None
 
-    with _quiet():
-        nncf = _nncf()
+    nncf = _nncf()
+    with _quiet(), suppress(nncf.errors.InternalError):
         samples = told.samples(nncf)
-        return nncf.quantize_with_accuracy_control(
+        made = nncf.quantize_with_accuracy_control(
             model,
             samples,
             samples,
@@ -322,6 +341,8 @@ def _quantised_with_care(model: Any, told: _Answers, in_float: list[str]) -> Any
                 max_num_iterations=_MOST_LAYERS, ranking_subset_size=_RANKED
             ),
         )
+        return _files(made)
+    return None
 
 
 def _portable(nncf: Any) -> Any:
