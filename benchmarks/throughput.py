@@ -108,7 +108,7 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
         print(
             f"gated / {NAMES[fastest]}: {speeds['gated'].best / speeds[NAMES[fastest]].best:.1f} best, "
             f"{speeds['gated'].median / speeds[NAMES[fastest]].median:.1f} median; "
-            f"{gate.count.rate:.2%} of the blocks passed"
+            f"{gate.count.rate:.2%} of the cloth was looked at"
         )
     return {name: asdict(speed) for name, speed in speeds.items()}
 

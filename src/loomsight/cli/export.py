@@ -84,5 +84,5 @@ def export(
         typer.echo(f"{profile / one.model}: {megabytes:.1f} MB, {figures}")
     gate = made.card.gate
     if gate is not None:
-        typer.echo(f"gate: {gate.rate:.1%} of good cloth passes; set on {gate.defects} defects")
+        typer.echo(f"gate: {gate.rate:.1%} of good cloth is looked at; set on {gate.defects} defects")
     typer.echo(f"next: loomsight inspect PICTURES --profile {profile}   (runs {made.fastest})")

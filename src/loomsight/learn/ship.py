@@ -182,10 +182,10 @@ def _gate(
         if best is None or cost < best[0]:
             best = cost, card, cards
     assert best is not None  # noqa: S101 — a gate was learned
-    if best[0] >= WORTH or best[1].rate > best[1].worth:
+    if best[0] >= WORTH or best[1].rate > WORTH:
         progress.say(
-            f"no gate: it would pass {best[1].rate:.0%} of good cloth and take {best[0]:.0%} of the time of "
-            "looking at everything"
+            f"no gate: behind it the networks would look at {best[1].rate:.0%} of good cloth and take "
+            f"{best[0]:.0%} of the time of looking at everything"
         )
         return None
     return best[1:]

@@ -130,7 +130,7 @@ class SegmenterEngine:
         Returns:
             the map, 0 where it is not known; and where it is: in the boxes, and around them.
         """
-        mosaic = self._plan(image)
+        mosaic = self._plan(image, LARGEST)  # the tile that is best for whole pictures is too large
         needed = mosaic.covering(boxes)
         flying = [(number, self._start(image, mosaic.tiles[number])) for number in needed]
         for number, pending in flying:
@@ -164,12 +164,12 @@ class SegmenterEngine:
         """The picture without the camera's lines."""
         return image if self._camera is None else self._camera.correct(image)
 
-    def _plan(self, image: Picture) -> Mosaic:
+    def _plan(self, image: Picture, most: tuple[int, int] | None = None) -> Mosaic:
         # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
         step, shared = self._compiled.step, OVERLAP + 2 * BORDER
         least = -(-(shared + 1) // step) * step
-        largest = LARGEST
-        if any(side > most for side, most in zip(image.shape[:2], LARGEST, strict=True)):
+        largest = most or LARGEST
+        if most is None and any(side > most for side, most in zip(image.shape[:2], LARGEST, strict=True)):
             if self._largest == "measured":
                 self._largest = best_tile(self._compiled, shared=shared)
             largest = self._largest

@@ -169,7 +169,7 @@ def _with_less(
     progress: Progress,
 ) -> Exported | None:
     """An OpenVINO pair in less than float32; None, and a word why, where none agrees."""
-    what = f"{name} in {precision}"
+    what, agreement = f"{name} in {precision}", dict[str, float]()
     for tried, make in _ways(precision, model, told, progress):
         if tried:
             progress.say(f"{what}: {_words(agreement)}; {tried}")
