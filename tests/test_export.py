@@ -27,7 +27,7 @@ from loomsight.loom import ClothSpec, draw_defect, weave
 from loomsight.profile import Profile
 from loomsight.progress import LineProgress
 from loomsight.runtime import export
-from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, answers
+from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, TorchCompiled, answers
 from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
 from loomsight.runtime.export import Trials, export_network, in_torchs_order
 from loomsight.runtime.files import check_onnx, check_openvino
@@ -566,6 +566,12 @@ def test_a_gate_that_a_lower_threshold_leaves_idle_is_said(gated: Profile, tmp_p
     ]
     assert [one.gate is None for one in told] == [False, True]
     assert [any("gate is not used" in note for note in one.notes) for one in told] == [False, True]
+
+
+def test_torch_computes_in_float32_on_a_gpu_too() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    TorchCompiled(GateGraph(GateNetwork(1).eval()))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_file_that_changes_after_the_start_does_not_stop_a_run(exported: Profile, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.inspection.looking import said_of_gate
-from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate
+from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate, same_blocks
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
 from loomsight.runtime.gate import (
@@ -350,6 +350,20 @@ def test_it_learns_from_the_engine_where_something_is_found() -> None:
         assert all(engine.passed(image)[0, 0] for image in spotted)
         looks = list(engine.looks([*fresh, *spotted]))
         assert [len(look.regions(0.1, Grouping(4))) for look in looks] == [0] * 4 + [1] * 4
+
+
+def test_two_forms_of_a_gate_are_compared_by_what_passes() -> None:
+    class Rough(Gate):
+        def start(self, tiles: Tiles) -> Ready:
+            (cells,) = super().start(tiles).wait()
+            return Ready((cells + 30,))
+
+    image = good(256, 512)
+    image[:32, :32] = 60
+    image[:32, 160:192] = 150  # dark for the rough one alone
+    window = Window(image, np.zeros(image.shape, np.uint8), Dark().score(image))
+    assert same_blocks(Gate(), Gate(), 1, [window], 0.0) == 1
+    assert same_blocks(Gate(), Rough(), 1, [window, window], 0.0) == 7 / 8
 
 
 def test_too_few_defects_promise_nothing() -> None:

@@ -80,7 +80,7 @@ def export(
         return
     for one in made.card.engines:
         megabytes = sum(made.card.files[name].size for name in (one.model, one.weights) if name) / 1e6
-        figures = ", ".join(f"{key.replace('_', ' ')} {value:.2g}" for key, value in one.agreement.items())
+        figures = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in one.agreement.items())
         typer.echo(f"{profile / one.model}: {megabytes:.1f} MB, {figures}")
     gate = made.card.gate
     if gate is not None:

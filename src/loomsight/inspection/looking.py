@@ -50,12 +50,16 @@ class Looking:
     def __init__(self, profile: Profile, engine: Scorer | None, runtime: Runtime, *, gated: bool) -> None:
         self.detector = profile.detector("torch" if engine is not None else runtime)
         self.gate: GatedEngine | None = None
-        self.idle = False  # whether there is a gate that was set for a higher threshold than this
+        self.idle = ""  # why the gate that there is stays idle
         self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
         if engine is None:
-            gated = gated and runtime != "torch" and self.detector is None
+            gated = gated and self.detector is None
             if gated and profile.card.gate is None:
-                gated, self.idle = False, any(one.network == "gate" for one in profile.card.engines)
+                gated = False
+                if any(one.network == "gate" for one in profile.card.engines):
+                    self.idle = "it was set for a higher threshold than this promise has"
+            elif gated and runtime == "torch":
+                gated, self.idle = False, "torch runs the networks here, and it goes with the exported ones"
             self._own = own = profile.engine(runtime, largest="measured")
             if gated:
                 self.gate = profile.gated(own)

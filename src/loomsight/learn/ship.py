@@ -22,10 +22,10 @@ from loomsight.errors import DatasetError, ExportError, UsageError
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture
-from loomsight.learn.gate import gate_thresholds, learn_gate
+from loomsight.learn.gate import gate_thresholds, learn_gate, same_blocks
 from loomsight.profile import ENGINES, Profile
 from loomsight.progress import Progress
-from loomsight.runtime.compiled import OpenVinoCompiled
+from loomsight.runtime.compiled import OpenVinoCompiled, TorchCompiled
 from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.export import Exported, Precision, Trials, export_network
 from loomsight.runtime.gate import GROUP, OVERHEAD, GatedEngine, GateGraph, gate_input, grouped
@@ -151,15 +151,21 @@ def _gate(
     best: tuple[float, GateCard, list[_File]] | None = None
     for network in learned.networks:
         graph = GateGraph(network)
-        exports = list(export_network(graph, "gate", Trials(tiles, None, 0.0), progress=progress, free=True))
-        cards = [_card(one, graph.step) for one in exports if one.precision != "fp16"]
-        _, model, weights = cards[-1]  # INT8: its thresholds are set on what will run
+        trials = Trials(tiles, None, 0.0)
+        exports = export_network(
+            graph, "gate", trials, precisions=("fp32", "int8"), progress=progress, free=True
+        )
+        *cards, (quick, model, weights) = (_card(one, graph.step) for one in exports)
         gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)
         at = point.threshold, point.grouping
         found = gate_thresholds(gate, learned.channels, engine, learned.held, at)
         if not np.isfinite(found.cell):
             progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
             return None
+        # INT8 is what runs, and what the thresholds are set on: how it differs from torch costs no defect.
+        same = same_blocks(gate, TorchCompiled(graph), learned.channels, learned.held, found.cell)
+        agreement = {"same_blocks": round(same, 5)}
+        cards.append((quick.model_copy(update={"agreement": agreement}), model, weights))
         gated = GatedEngine(
             gate,
             found.cell,

@@ -64,7 +64,11 @@ class Ready:
 
 
 class TorchCompiled:
-    """A network in torch, on the GPU where there is one; torch uses all cores for each batch."""
+    """A network in torch, on the GPU where there is one; torch uses all cores for each batch.
+
+    On a GPU convolutions are in float32 as on a processor: with TF32, torch's default there, no export would
+    agree to 1e-4, and a threshold would not mean the same on both.
+    """
 
     runtime, depth = "torch", 0
 
@@ -73,6 +77,7 @@ class TorchCompiled:
 
         from loomsight.runtime.graphs import device
 
+        torch.backends.cudnn.allow_tf32 = False
         self.step, self._device, self._torch = graph.step, device(), torch
         self._graph = graph.to(self._device).eval()
         self._graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
