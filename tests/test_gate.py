@@ -17,6 +17,7 @@ from loomsight.inspection.looking import said_of_gate
 from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate, same_blocks
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
+from loomsight.runtime.engine import SegmenterEngine
 from loomsight.runtime.gate import (
     AUDIT,
     BLOCK,
@@ -411,6 +412,25 @@ def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
 def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:
     with pytest.raises(DatasetError, match="160 × 160"):
         learn_gate(Dark(), [good(100, 400)], 0.5, seconds=1)
+
+
+def test_single_places_are_looked_at_in_smaller_tiles_than_whole_pictures() -> None:
+    """So a gate that stands aside costs nothing: whole pictures have the tile that is fastest for them."""
+    shapes = []
+
+    class Whole:
+        runtime, step, depth = "test", 16, 2
+
+        def start(self, tiles: Tiles) -> Ready:
+            shapes.append(tiles.shape[1:3])
+            return Ready((np.zeros(tiles.shape[:3], np.float32),))
+
+    engine = SegmenterEngine(Whole(), lambda: pytest.fail("not asked"), largest=(1024, 1024))
+    engine.score(good(1024, 1024))
+    engine.score_where(good(1024, 1024), [(100, 100, 120, 120)])
+    assert shapes[0] == (1024, 1024)
+    assert len(shapes) > 1
+    assert all(max(shape) <= 512 for shape in shapes[1:])
 
 
 # --- what it stands on -----------------------------------------------------------------------------
