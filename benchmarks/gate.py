@@ -32,7 +32,7 @@ NEAR = 5  # pixels that a region may lie beside a true defect
 
 @dataclass
 class Tally:
-    """Pictures, defects that were woven, regions of the full map, lost ones, and what passed."""
+    """Pictures, woven defects, regions of the full map, lost ones, and the share that was looked at."""
 
     pictures: int = 0
     defects: int = 0
@@ -40,7 +40,7 @@ class Tally:
     lost: int = 0
     on_defects: int = 0
     lost_on_defects: int = 0
-    passed: float = 0.0
+    looked: float = 0.0
 
 
 def main() -> None:
@@ -61,7 +61,8 @@ def main() -> None:
         f"{profile.name}: {tally.pictures} pictures, {tally.defects} woven defects, "
         f"{tally.regions} regions in full, {tally.lost} lost ({tally.lost / max(1, tally.regions):.2%}); "
         f"of {tally.on_defects} on true defects {tally.lost_on_defects}; "
-        f"{tally.passed:.2%} of the blocks passed; the gate was set on {profile.card.gate.defects} defects"
+        f"{tally.looked:.2%} of the cloth was looked at; "
+        f"the gate was set on {profile.card.gate.defects} defects"
     )
     print(json.dumps({"profile": profile.name, **asdict(tally)}))
 
@@ -84,7 +85,7 @@ def compare(profile: Profile, pictures: Iterator[tuple[Picture, Mask, int]]) -> 
         tally.lost += len(lost)
         tally.on_defects += sum(_on(mask, one) for one in whole)
         tally.lost_on_defects += sum(_on(mask, one) for one in lost)
-    tally.passed = gate.count.rate
+    tally.looked = gate.count.rate
     return tally
 
 

@@ -7,7 +7,8 @@
 
 The roll is woven: 24 frames of 1024 × 2048 pixels, of which one tile in a hundred is defective at most.
 "eager" is torch, as a network was learned, with the tile that is fastest on this machine; all engines see the
-same frames, in memory, and each goes once in every round. The last line of ``--json`` is one JSON object.
+same frames, in memory, and each goes once in every round. The last line of ``--json`` is one JSON object;
+what the profile does not have is null there, and ``left_out`` says why.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
                 print(json.dumps(table))
 
 
-def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict[str, float]]:
+def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, Any]:
     """Every engine, ungated and gated, from frames in memory to regions."""
     point = profile.card.operating_point
     megapixels = sum(image.shape[0] * image.shape[1] for image in roll) / 1e6
@@ -87,18 +88,21 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
 
         return work
 
-    contenders = {}
+    contenders, left_out = {}, {}
     for name in RUNTIMES:
         try:
             engine = profile.engine(name, largest="measured")
         except UsageError as error:
             print(f"left out: {error}", file=sys.stderr)
+            left_out[NAMES[name]] = str(error)
             continue
         contenders[NAMES[name]] = of(NAMES[name], engine, roll[:6] if name == "torch" else roll)
     fastest = profile.fastest
     gate = profile.gated(profile.engine(fastest))
     if gate is not None:
         contenders["gated"] = of("gated", gate, roll)
+    else:
+        left_out["gated"] = "the profile has no gate"
     speeds = by_turns(contenders, rounds=rounds)
     print("| engine | best Mpx/s | median | × eager (median) | regions |\n|---|---|---|---|---|")
     for name, speed in speeds.items():
@@ -108,9 +112,10 @@ def _table(profile: Profile, roll: list[Picture], rounds: int) -> dict[str, dict
         print(
             f"gated / {NAMES[fastest]}: {speeds['gated'].best / speeds[NAMES[fastest]].best:.1f} best, "
             f"{speeds['gated'].median / speeds[NAMES[fastest]].median:.1f} median; "
-            f"{gate.count.rate:.2%} of the blocks passed"
+            f"{gate.count.rate:.2%} of the cloth was looked at"
         )
-    return {name: asdict(speed) for name, speed in speeds.items()}
+    measured = {name: asdict(speed) for name, speed in speeds.items()}
+    return {**measured, **dict.fromkeys(left_out), "left_out": left_out}
 
 
 def _grid(profile: Profile, roll: list[Picture]) -> None:

@@ -25,8 +25,9 @@ from loomsight.learn import ship
 from loomsight.learn.job import LearnSettings, learn
 from loomsight.loom import ClothSpec, draw_defect, weave
 from loomsight.profile import Profile
+from loomsight.progress import LineProgress
 from loomsight.runtime import export
-from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, answers
+from loomsight.runtime.compiled import Answer, OnnxCompiled, OpenVinoCompiled, Tiles, TorchCompiled, answers
 from loomsight.runtime.engine import DetectorEngine, SegmenterEngine, TorchDetector
 from loomsight.runtime.export import Trials, export_network, in_torchs_order
 from loomsight.runtime.files import check_onnx, check_openvino
@@ -146,7 +147,7 @@ def test_an_export_that_does_not_agree_is_not_written() -> None:
 
     tiles = np.zeros((4, 32, 32, 3), np.uint8)
     with pytest.raises(ExportError, match=r"scorer.onnx: ONNX Runtime differs from torch by 0.01"):
-        export_network(Different(), "scorer", Trials(tiles, None, 0.5))
+        list(export_network(Different(), "scorer", Trials(tiles, None, 0.5)))
 
 
 @pytest.mark.parametrize(("size", "agrees"), [(8.0, True), (0.5, False)])
@@ -163,7 +164,7 @@ def test_features_are_compared_in_proportion_to_their_usual_size(size: float, ag
     tiles = np.full((4, 32, 32, 3), 255, np.uint8)
     tiles[:, :4, :4] = 0
     with nullcontext() if agrees else pytest.raises(ExportError, match=r"differs from torch by 0\.0003"):
-        export_network(Rounded(), "features", Trials(tiles, None, 0.0), precisions=("fp32",))
+        list(export_network(Rounded(), "features", Trials(tiles, None, 0.0), precisions=("fp32",)))
 
 
 def test_int8_weights_leave_room_for_processors_that_add_up_in_16_bits(exported: Profile) -> None:
@@ -194,7 +195,7 @@ def test_int8_tells_every_grey_level_of_the_camera_from_the_next() -> None:
 
     tiles = np.repeat(np.random.default_rng(0).integers(100, 170, (8, 32, 32, 1), np.uint8), 3, axis=3)
     graph = Levels().eval().requires_grad_(False)
-    made = export_network(graph, "levels", Trials(tiles, None, 0.5), precisions=("int8",), free=True)[-1]
+    *_, made = export_network(graph, "levels", Trials(tiles, None, 0.5), precisions=("int8",), free=True)
     levels = np.arange(128, 255, dtype=np.uint8).repeat(3).reshape(1, 1, -1, 3)
     (said,) = next(answers(OpenVinoCompiled(made.model, made.weights, step=1), [levels]))
     assert made.precision == "int8"
@@ -247,11 +248,16 @@ def test_int8_that_finds_other_regions_is_left_out_and_said(
 ) -> None:
     graph, trials = fine
     monkeypatch.setattr(export, "SAME_AREA", 1.01)  # nothing can be so good
-    told: list[str] = []
-    made = export_network(graph, "fine", trials, precisions=("fp32", "int8"), say=told.append)
+    stream = io.StringIO()
+    progress = LineProgress(stream, every=0)
+    made = list(export_network(graph, "fine", trials, precisions=("fp32", "int8"), progress=progress))
     assert [(one.format, one.precision) for one in made] == [("onnx", "fp32"), ("openvino", "fp32")]
-    assert len(told) == 1
-    assert told[0].startswith("fine in int8 is not written: ")
+    second, third, *steps, last = stream.getvalue().splitlines()
+    assert second.startswith("fine in int8: ")
+    assert second.endswith("; the first 2 layers stay in float now")
+    assert third.endswith("which takes minutes; Ctrl-C keeps what is written")
+    assert steps[0].startswith("layers tried: 1/2  area ")
+    assert last.startswith("fine in int8 is not written: ")
 
 
 def test_a_changed_byte_is_refused_before_any_runtime_reads_it(exported: Profile, tmp_path: Path) -> None:
@@ -298,6 +304,85 @@ def test_files_that_read_others_are_refused(exported: Profile, tmp_path: Path) -
         check_openvino(xml[:-9], weights)
     with pytest.raises(ExportError, match="declares no entities"):
         check_openvino(b'<!DOCTYPE net [<!ENTITY a "b">]><net/>', b"")
+
+
+def _newer(onnx_file: bytes) -> bytes:
+    model = onnx.load_model_from_string(onnx_file)
+    model.ir_version = 99
+    return model.SerializeToString()
+
+
+def _unknown(onnx_file: bytes) -> bytes:
+    model = onnx.load_model_from_string(onnx_file)
+    model.graph.node[-1].op_type = "Weave"
+    return model.SerializeToString()
+
+
+def _cut(onnx_file: bytes) -> bytes:
+    """Cut off where a message ends, so that what is left can be read."""
+    model = onnx.load_model_from_string(onnx_file)
+    del model.graph.node[-3:]
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("onnxruntime", "segmenter.onnx", _newer, "ONNX Runtime cannot run it: "),
+        ("onnxruntime", "segmenter.onnx", _unknown, "ONNX Runtime cannot run it: "),
+        ("onnxruntime", "segmenter.onnx", _cut, "ONNX Runtime cannot run it: "),
+        ("onnxruntime", "segmenter.onnx", "features.onnx", "it holds another network: it gives fine, "),
+        ("openvino", "segmenter-fp32", "student-fp32", "it holds another network: it gives strangeness, "),
+        (
+            "openvino",
+            "segmenter-fp32.xml",
+            lambda xml: xml.replace(b'type="Convolution"', b'type="Weave"'),
+            "OpenVINO fp32 cannot run it: ",
+        ),
+        (
+            "openvino",
+            "segmenter-fp32.xml",
+            lambda xml: xml[: xml.index(b"<edges>")] + b"</net>",
+            "OpenVINO fp32 cannot run it: ",
+        ),
+        (
+            "openvino",
+            "segmenter-fp32.xml",
+            lambda xml: b'<?xml version="1.0" encoding="xyz"?>' + xml[xml.index(b"<net") :],
+            "no whole OpenVINO",
+        ),
+        ("openvino", "segmenter-fp32.xml", lambda _: b"<net/>", "OpenVINO fp32 cannot run it: "),
+    ],
+)
+def test_a_sealed_file_that_cannot_be_run_is_one_line(
+    exported: Profile,
+    roll: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    case: tuple[str, str, Any, str],
+) -> None:
+    runtime, name, spoilt, why = case
+    shutil.copytree(exported.folder, tmp_path / "copy")
+    profile = Profile.open(tmp_path / "copy")
+    files = []
+    for card in profile.card.engines:
+        model, weights = profile.read(card.model), profile.read(card.weights) if card.weights else b""
+        if name in card.model and isinstance(spoilt, str):
+            (other,) = [one for one in profile.card.engines if spoilt in one.model]
+            model, weights = profile.read(other.model), profile.read(other.weights) if other.weights else b""
+        elif name in card.model:
+            model = spoilt(model)
+        files.append((card, model, weights))
+    profile.shipped(files)  # with its hash, and sealed
+    command = ["inspect", str(roll), "--profile", str(profile.folder), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*command, "--engine", runtime])
+    assert left.value.code == 3
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("loomsight: file refused: ")
+    assert f"{name}" in line
+    assert why in line
+    assert "loomsight export" in line or "no whole" in line
 
 
 def test_the_sides_of_an_exported_graph_are_named_by_what_they_are(exported: Profile) -> None:
@@ -481,6 +566,12 @@ def test_a_gate_that_a_lower_threshold_leaves_idle_is_said(gated: Profile, tmp_p
     ]
     assert [one.gate is None for one in told] == [False, True]
     assert [any("gate is not used" in note for note in one.notes) for one in told] == [False, True]
+
+
+def test_torch_computes_in_float32_on_a_gpu_too() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    TorchCompiled(GateGraph(GateNetwork(1).eval()))
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_file_that_changes_after_the_start_does_not_stop_a_run(exported: Profile, tmp_path: Path) -> None:

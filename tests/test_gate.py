@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
-from loomsight.fabric.look import Look
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
-from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate
+from loomsight.inspection.looking import said_of_gate
+from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate, same_blocks
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
+from loomsight.runtime.engine import SegmenterEngine
 from loomsight.runtime.gate import (
     AUDIT,
     BLOCK,
@@ -94,19 +95,22 @@ def good(height: int = 768, width: int = 1024) -> Picture:
     return np.full((height, width), 200, np.uint8)
 
 
-def after_the_first(engine: GatedEngine, images: Sequence[Picture]) -> list[Look]:
-    """The looks at pictures that are no audit."""
-    return list(engine.looks([good(), *images]))[1:]
+AUDITED = 9
+"""The picture that is looked at in full."""
 
 
 def test_good_cloth_costs_the_networks_nothing_and_has_no_region() -> None:
+    """All of it but the tenth picture, which is an audit: of a single strip, too."""
     full = Dark()
-    looks = list(gated(full).looks([good()] * 5))
-    assert full.pixels == 768 * 1024  # the first is an audit
-    assert [look.score for look in looks[1:]] == [None] * 4
+    looks = list(gated(full).looks([good()] * 12))
+    assert full.pixels == 768 * 1024
+    assert [look.score is None for look in looks] == [number != AUDITED for number in range(12)]
     assert looks[1].highest == 0
     assert looks[1].regions(0.5) == []
     assert not looks[1].dense().any()
+    (strip,) = gated(full).looks([good(4096, 512)])
+    assert strip.score is None
+    assert full.pixels == 768 * 1024
 
 
 @pytest.mark.parametrize("place", [(0, 0, 40, 40), (288, 480, 352, 544), (728, 984, 768, 1024)])
@@ -115,7 +119,7 @@ def test_a_defect_is_found_where_and_as_it_would_be_without_a_gate(place: tuple[
     top, left, bottom, right = place
     image[top:bottom, left:right] = 0
     full = Dark()
-    (look,) = after_the_first(gated(full), [image])
+    (look,) = gated(full).looks([image])
     assert look.regions(0.5, Grouping(4)) == find_regions(Dark().score(image), 0.5, Grouping(4))
     assert not look.complete
     assert full.pixels < 768 * 1024 * 1.4
@@ -126,11 +130,12 @@ def test_a_bar_that_the_gate_cannot_see_is_looked_at_all_the_same() -> None:
     image[300:308] = 0
     engine = gated(Dark())
     assert not engine.passed(image).any()
-    (look,) = after_the_first(engine, [image])
+    (look,) = engine.looks([image])
     assert look.regions(0.5, Grouping(4)) == find_regions(Dark().score(image), 0.5, Grouping(4))
     assert not look.complete
+    assert engine.count.looked == 200 * 1024
     audited = gated(Dark())
-    list(audited.looks([image]))
+    list(audited.looks([*[good()] * AUDITED, image]))
     assert (audited.count.regions, audited.count.lost) == (1, 0)
 
 
@@ -139,8 +144,8 @@ def test_a_region_is_followed_into_blocks_that_the_gate_did_not_pass() -> None:
     image[380:388, 100:900] = 0  # thin: only the blot below makes its cell dark
     image[384:416, 480:512] = 0
     engine = gated(Dark())
-    (look,) = after_the_first(engine, [image])
-    assert engine.count.passed == 1
+    (look,) = engine.looks([image])
+    assert engine.passed(image).sum() == 1
     assert look.regions(0.5) == find_regions(Dark().score(image), 0.5)
 
 
@@ -151,8 +156,8 @@ def test_a_region_is_followed_along_its_faint_stretch_to_its_next_piece() -> Non
     image[384:416, 480:512] = 0  # the blot whose block passes
     point = 0.5, Grouping(4, 5, faint=0.25)
     engine = GatedEngine(Gate(), 0.0, 0.3, 1, Dark(), point=point)  # type: ignore[arg-type]
-    (look,) = after_the_first(engine, [image])
-    assert engine.count.passed == 1
+    (look,) = engine.looks([image])
+    assert engine.passed(image).sum() == 1
     (region,) = look.regions(*point)
     assert (region.box, [region]) == ((480, 380, 900, 416), find_regions(Dark().score(image), *point))
 
@@ -165,7 +170,7 @@ def test_pictures_of_any_size_give_the_regions_of_the_whole(height: int, width: 
     for _ in range(3):
         y, x = int(rng.integers(height)), int(rng.integers(width))
         image[y : y + 40, x : x + 40] = 0
-    (look,) = after_the_first(gated(Dark()), [image])
+    (look,) = gated(Dark()).looks([image])
     passed = gated(Dark()).passed(image)
     for region in find_regions(Dark().score(image), 0.5):
         x0, y0, x1, y1 = region.box
@@ -176,9 +181,22 @@ def test_pictures_of_any_size_give_the_regions_of_the_whole(height: int, width: 
 def test_a_small_picture_is_looked_at_in_full() -> None:
     image = good(150, 400)
     image[20:30, 20:30] = 0
-    (look,) = after_the_first(gated(Dark()), [image])
-    assert look.complete
-    assert len(look.regions(0.5)) == 1
+    asked: list[int] = []
+
+    class Asked(Gate):
+        def start(self, tiles: Tiles) -> Ready:
+            asked.append(1)
+            return super().start(tiles)
+
+    engine = GatedEngine(Asked(), 0.0, 0.3, 1, Dark(), point=POINT)
+    small, large, again = engine.looks([image, good(), image])
+    assert (small.complete, large.score, again.complete) == (True, None, True)
+    assert len(small.regions(0.5)) == 1
+    assert len(asked) == 1  # of a picture that it cannot spare the networks
+    count = engine.count
+    assert (count.pictures, count.aside, count.looked) == (3, 2, 2 * 150 * 400)
+    assert "It stood aside for 2 of 3 pictures" in said_of_gate(count)
+    assert "What it loses was not measured" in said_of_gate(count)
 
 
 def test_audits_count_what_the_gate_would_have_lost() -> None:
@@ -186,11 +204,15 @@ def test_audits_count_what_the_gate_would_have_lost() -> None:
     image[100:104, 100:130] = 0  # too small for the gate
     image[300:340, 300:340] = 0
     engine = gated(Dark())
-    list(engine.looks([image] * (AUDIT + 1)))
+    list(engine.looks([image] * (AUDIT + AUDITED + 1)))
     count = engine.count
     assert (count.audits, count.regions, count.lost) == (2, 4, 2)
-    assert count.blocks == (AUDIT + 1) * 6 * 8
-    assert 0 < count.rate < 0.1
+    assert count.pixels == (AUDIT + AUDITED + 1) * 768 * 1024
+    # two audits, and of the others the tile of 200 pixels with the second spot, in which its block lies
+    assert count.looked == 2 * 768 * 1024 + (AUDIT + AUDITED - 1) * 200 * 200
+    assert said_of_gate(count).startswith(
+        f"With the gate the networks looked at {count.rate:.1%} of the cloth"
+    )
 
 
 def test_audits_count_what_the_quick_look_would_have_lost_too() -> None:
@@ -204,17 +226,27 @@ def test_audits_count_what_the_quick_look_would_have_lost_too() -> None:
     image = good()
     image[300:340, 300:340] = 0
     engine = gated(FarSighted())
-    looks = list(engine.looks([image] * 3))
-    assert [len(look.regions(0.5)) for look in looks] == [1, 0, 0]
+    looks = list(engine.looks([image] * 12))
+    assert [len(look.regions(0.5)) for look in looks] == [int(n == AUDITED) for n in range(12)]
     assert (engine.count.regions, engine.count.lost) == (1, 1)
 
 
-def test_a_gate_that_passes_too_much_is_switched_off() -> None:
-    full = Dark()
-    engine = gated(full, worth=0.3)
-    looks = list(engine.looks([good() // 4] * 30))
-    assert engine.count.off
-    assert all(look.complete for look in looks[20:])
+def test_a_gate_stands_aside_where_it_does_not_pay_and_comes_back() -> None:
+    """A bad head of a roll, a good middle, a bad tail: networks never see much more than without a gate."""
+    full, bad = Dark(), good() // 4
+    engine = gated(full, worth=0.5)
+    roll = [bad] * 40 + [good()] * 200 + [bad] * 60
+    looks = list(engine.looks(roll))
+    whole = np.array([look.complete for look in looks])
+    assert whole[:40].all()
+    assert whole[40:140].mean() < 0.8
+    assert not whole[150:240].any() or whole[150:240].sum() == 1  # an audit
+    assert whole[240:].all()
+    assert full.pixels < sum(map(np.size, roll)) * 0.75
+    count = engine.count
+    assert count.pictures == 300
+    assert 100 < count.aside < 200
+    assert f"It stood aside for {count.aside:,} of 300 pictures" in said_of_gate(count)
 
 
 class Camera(Dark):
@@ -240,13 +272,13 @@ class Camera(Dark):
 def test_a_picture_is_corrected_once_in_an_audit_as_behind_the_gate() -> None:
     image = good() // 2
     image[300:340, 300:340] = 0
-    audit, gated_look = gated(Camera()).looks([image, image])
+    *_, gated_look, audit = gated(Camera()).looks([image] * (AUDITED + 1))
     assert audit.complete
     assert audit.regions(0.5) == gated_look.regions(0.5)
     assert len(audit.regions(0.5)) == 1
 
 
-def test_a_gate_that_is_off_is_asked_no_more_and_pictures_go_through_as_one_stream() -> None:
+def test_a_gate_that_stands_aside_is_hardly_asked_and_pictures_go_through_in_streams() -> None:
     asked, streams = [], []
 
     class Asked(Gate):
@@ -262,10 +294,10 @@ def test_a_gate_that_is_off_is_asked_no_more_and_pictures_go_through_as_one_stre
                 yield self.score(image)
 
     engine = GatedEngine(Asked(), 0.0, 0.3, 1, Streamed(), point=POINT, worth=0.3)
-    assert len(list(engine.looks([good() // 4] * 60))) == 60
-    assert engine.count.off
-    assert len(asked) < 30
-    assert streams == [60 - len(asked)]
+    assert len(list(engine.looks([good() // 4] * 100))) == 100
+    assert engine.count.aside == 100 - len(asked)
+    assert len(asked) < 25
+    assert set(streams[1:-1]) <= {1, 9}  # an audit, and those between two that it is asked for
 
 
 def test_a_block_passes_with_any_of_its_cells() -> None:
@@ -317,8 +349,22 @@ def test_it_learns_from_the_engine_where_something_is_found() -> None:
         assert found.near <= 0.1
         engine = GatedEngine(gate, found.cell, found.near, 1, dark, point=(0.1, Grouping(4, 5)))
         assert all(engine.passed(image)[0, 0] for image in spotted)
-        looks = after_the_first(engine, [*fresh, *spotted])
+        looks = list(engine.looks([*fresh, *spotted]))
         assert [len(look.regions(0.1, Grouping(4))) for look in looks] == [0] * 4 + [1] * 4
+
+
+def test_two_forms_of_a_gate_are_compared_by_what_passes() -> None:
+    class Rough(Gate):
+        def start(self, tiles: Tiles) -> Ready:
+            (cells,) = super().start(tiles).wait()
+            return Ready((cells + 30,))
+
+    image = good(256, 512)
+    image[:32, :32] = 60
+    image[:32, 160:192] = 150  # dark for the rough one alone
+    window = Window(image, np.zeros(image.shape, np.uint8), Dark().score(image))
+    assert same_blocks(Gate(), Gate(), 1, [window], 0.0) == 1
+    assert same_blocks(Gate(), Rough(), 1, [window, window], 0.0) == 7 / 8
 
 
 def test_too_few_defects_promise_nothing() -> None:
@@ -366,6 +412,25 @@ def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
 def test_pictures_that_are_too_small_for_a_gate_are_refused() -> None:
     with pytest.raises(DatasetError, match="160 × 160"):
         learn_gate(Dark(), [good(100, 400)], 0.5, seconds=1)
+
+
+def test_single_places_are_looked_at_in_smaller_tiles_than_whole_pictures() -> None:
+    """So a gate that stands aside costs nothing: whole pictures have the tile that is fastest for them."""
+    shapes = []
+
+    class Whole:
+        runtime, step, depth = "test", 16, 2
+
+        def start(self, tiles: Tiles) -> Ready:
+            shapes.append(tiles.shape[1:3])
+            return Ready((np.zeros(tiles.shape[:3], np.float32),))
+
+    engine = SegmenterEngine(Whole(), lambda: pytest.fail("not asked"), largest=(1024, 1024))
+    engine.score(good(1024, 1024))
+    engine.score_where(good(1024, 1024), [(100, 100, 120, 120)])
+    assert shapes[0] == (1024, 1024)
+    assert len(shapes) > 1
+    assert all(max(shape) <= 512 for shape in shapes[1:])
 
 
 # --- what it stands on -----------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""How fast a line may run: arithmetic, turns, the tile that a machine remembers, and the doctor's table."""
+"""How fast a line may run: arithmetic, turns, the tile that a machine remembers, the doctor's tables, and
+what is said of a gate that does not help."""
 
 import json
 from collections import deque
@@ -8,8 +9,19 @@ import numpy as np
 import pytest
 
 from loomsight import cli
+from loomsight.card import GateCard, Runtime
+from loomsight.detection import deeplab
+from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.images import write_png
+from loomsight.inspection.line import inspect
+from loomsight.learn import ship
+from loomsight.loom import ClothSpec, weave
+from loomsight.profile import Profile
 from loomsight.runtime import throughput, tilesize
 from loomsight.runtime.compiled import Ready, Tiles
+from loomsight.runtime.export import Trials, export_network
+from loomsight.runtime.gate import GateGraph, GateNetwork, grouped
+from loomsight.runtime.graphs import Graph, SegmenterGraph
 from loomsight.runtime.throughput import by_turns, metres_per_minute
 from loomsight.runtime.tilesize import CANDIDATES, best_tile
 
@@ -99,6 +111,63 @@ def test_the_doctor_says_how_fast_a_web_may_run(
         expected = metres_per_minute(row["median"], width_m=1.8, mm_per_px=0.2)
         rounded = 0.05 + metres_per_minute(0.05, width_m=1.8, mm_per_px=0.2)  # both to one digit
         assert row["metres_per_minute"] == pytest.approx(expected, abs=rounded)
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    """A profile whose segmenter and gate have learned nothing, exported in float32."""
+    network = deeplab.build(pretrained=False).eval().requires_grad_(False)
+    cloth = weave(ClothSpec(), 192, 224, np.random.default_rng(0)).image
+    profile = Profile.save(
+        tmp_path_factory.mktemp("profiles") / "twill",
+        name="twill",
+        form="lite",
+        weights=network.state_dict(),
+        operating_point=OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0),
+        mm_per_px=0.1,
+        samples=[cloth, cloth],
+    )
+    gate = GateCard(channels=3, group=4, threshold=-2.0, near=0.1, worth=0.5, rate=0.02, defects=300)
+    tiles = np.stack([cloth[:64, :64]] * 2)
+    pairs: list[tuple[str, Graph, Tiles]] = [
+        ("segmenter", SegmenterGraph(network), tiles),
+        ("gate", GateGraph(GateNetwork(3).eval()), grouped(tiles)),
+    ]
+    files = [
+        ship._card(one, graph.step)
+        for name, graph, given in pairs
+        for one in export_network(graph, name, Trials(given, None, 0.5), precisions=("fp32",))
+    ]
+    return profile.shipped(files, gate)
+
+
+def test_the_doctor_measures_a_profile(gated: Profile, capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(["doctor", "--throughput", "--profile", str(gated.folder), *more])
+        assert left.value.code == 0
+    table, _, facts = capsys.readouterr().out.partition("{")
+    said = json.loads("{" + facts)
+    assert list(said["engines"]) == ["torch", "onnxruntime", "openvino", "gated"]
+    assert said["mm_per_px"] == 0.1, "the profile's own scale"
+    assert "behind its gate" in table
+    assert "All networks of twill, on the good cloth that it keeps" in table
+    with pytest.raises(SystemExit) as left:
+        cli.main(["doctor", "--profile", str(gated.folder)])
+    assert left.value.code == 2
+    assert "--profile goes with --throughput" in capsys.readouterr().err
+
+
+def test_a_gate_that_torch_leaves_idle_is_said(gated: Profile, tmp_path: Path) -> None:
+    """On a PC with a GPU torch is the fastest, and nobody asked for it."""
+    write_png(tmp_path / "roll" / "1.png", weave(ClothSpec(), 192, 224, np.random.default_rng(9)).image)
+
+    def notes(runtime: Runtime, gate: bool) -> str:
+        return " ".join(inspect(tmp_path / "roll", gated, tmp_path / "out", runtime=runtime, gate=gate).notes)
+
+    assert "torch runs the networks here" in notes("torch", gate=True)
+    assert "gate" not in notes("torch", gate=False)
+    assert "With the gate the networks looked at" in notes("openvino", gate=True)
 
 
 def test_the_doctor_refuses_a_web_without_width(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,8 +127,9 @@ class GateCard(Config):
 
     ``group`` is how many pixels of a row it takes as one, ``threshold`` the logit from which on a cell
     passes, ``near`` the score from which on a block that passed is looked at once more, ``worth`` the share
-    of blocks that may pass before looking at everything would be quicker, ``rate`` the share that passed of
-    good cloth, ``defects`` the number of made defects that the thresholds were set on.
+    of blocks that may pass before looking at everything would be quicker, ``rate`` the share of good cloth
+    that the networks looked at behind it, ``defects`` the number of made defects that the thresholds were
+    set on.
     """
 
     channels: Literal[1, 3]

@@ -405,20 +405,21 @@ class Profile:
 
         Raises:
             ProfileError: the file was changed.
-            ExportError: it would read other files.
+            ExportError: it would read other files, holds another network, or the runtime cannot run it.
         """
         card = self._exported(network, runtime)
         if card is None:
             return None
         from loomsight.runtime.compiled import OnnxCompiled, OpenVinoCompiled
+        from loomsight.runtime.engine import GRAPHS
         from loomsight.runtime.files import check_onnx, check_openvino
 
-        model = self.read(card.model)
+        model, where, outputs = self.read(card.model), self.folder / card.model, GRAPHS[network].outputs
         if card.format == "onnx":
-            check_onnx(model, where=self.folder / card.model)
-            return OnnxCompiled(model, step=card.step, threads=threads)
+            check_onnx(model, where=where)
+            return OnnxCompiled(model, step=card.step, threads=threads, outputs=outputs, where=where)
         weights = self.read(card.weights or "")
-        check_openvino(model, weights, where=self.folder / card.model)
+        check_openvino(model, weights, where=where)
         return OpenVinoCompiled(
             model,
             weights,
@@ -427,6 +428,8 @@ class Profile:
             alone=network in {"features", "student"},
             threads=threads,
             runtime=f"OpenVINO {card.precision}",
+            outputs=outputs,
+            where=where,
         )
 
     def engine(

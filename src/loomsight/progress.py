@@ -75,7 +75,7 @@ class BarProgress(Progress):
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+            console=Console(file=sys.stderr),  # the one of now: an exporter's own bars are kept off it
         )
         self._tasks: dict[str, progress.TaskID] = {}
         self._bars.start()

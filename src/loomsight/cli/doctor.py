@@ -9,13 +9,18 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import loomsight
 from loomsight.errors import LoomsightError, UsageError, WeightsError
 from loomsight.machine import cores, processor
+
+if TYPE_CHECKING:
+    from loomsight.profile import Profile
+    from loomsight.progress import Progress
+    from loomsight.runtime.throughput import Speed
 
 NEEDED_MEMORY = 4.0  # GB that learning stays under
 NEEDED_DISK = 2.0  # GB for a run folder, a profile and the maps of a roll
@@ -49,8 +54,20 @@ def doctor(
             "--throughput", help="Measure how many metres a minute this machine inspects; a minute."
         ),
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="For --throughput: the fabric whose networks and gate are measured, on its own good cloth.",
+            show_default=False,
+        ),
+    ] = None,
     width: Annotated[float, typer.Option(help="Of the web in metres, for --throughput.")] = 1.8,
-    mm_per_px: Annotated[float, typer.Option(help="Millimetres of cloth a pixel, for --throughput.")] = 0.2,
+    mm_per_px: Annotated[
+        float | None,
+        typer.Option(
+            help="Millimetres of cloth a pixel, for --throughput; the profile's, or 0.2.", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Tell what this machine has and lacks for inspecting fabric, or how fast it inspects.
@@ -61,12 +78,15 @@ def doctor(
       loomsight doctor
       loomsight doctor --json
       loomsight doctor --throughput --width 1.8 --mm-per-px 0.2
+      loomsight doctor --throughput --profile twill
     """
+    if profile is not None and not throughput:
+        raise UsageError("--profile goes with --throughput", do="loomsight doctor --throughput --profile …")
     for option, given in (("--width", width), ("--mm-per-px", mm_per_px)):
-        if not 0 < given < float("inf"):
+        if given is not None and not 0 < given < float("inf"):
             raise UsageError(f"bad {option}", where=f"{given:g}", why="it must be a number above 0")
     if throughput:
-        _throughput(width, mm_per_px, as_json)
+        _throughput(profile, width, mm_per_px, as_json)
         return
     checks = list(examine())
     healthy = all(check.ok for check in checks if check.essential)
@@ -93,13 +113,16 @@ _ENGINES = {
 }
 
 
-def _throughput(width: float, mm_per_px: float, as_json: bool) -> None:
-    """Measure the segmenter in every runtime, and say how fast a web may run."""
+def _throughput(folder: Path | None, width: float, mm_per_px: float | None, as_json: bool) -> None:
+    """Measure a profile, or the segmenter alone, in every runtime, and say how fast a web may run."""
+    from loomsight.profile import Profile
     from loomsight.progress import for_stream
     from loomsight.runtime.throughput import PASSING, metres_per_minute, of_machine
 
+    profile = None if folder is None else Profile.open(folder)
+    mm_per_px = mm_per_px or (profile.scale if profile is not None else None) or 0.2
     with for_stream() as progress:
-        speeds = of_machine(progress=progress)
+        speeds = of_machine(progress=progress) if profile is None else _of_profile(profile, progress)
     rows = {
         name: {
             "best": round(speed.best, 1),
@@ -118,11 +141,37 @@ def _throughput(width: float, mm_per_px: float, as_json: bool) -> None:
     typer.echo(f"{'':22}{'Mpx/s':>8}{'best':>8}{'m/min':>9}")
     for name, row in rows.items():
         line = f"{row['median']:8.1f}{row['best']:8.1f}{row['metres_per_minute']:9.1f}"
-        typer.echo(f"{_ENGINES[name]:22}{line}")
-    typer.echo(
-        "The segmenter alone, from pictures in memory. Behind a gate: computed for cloth of which "
-        f"{PASSING:.0%} has to be looked at."
-    )
+        typer.echo(f"{_ENGINES[name] if profile is None or name != 'gated' else 'behind its gate':22}{line}")
+    if profile is None:
+        said = f"Behind a gate: computed for cloth of which {PASSING:.0%} has to be looked at."
+        typer.echo(f"The segmenter alone, from pictures in memory. {said}")
+    else:
+        beside = "; without its detector" if profile.card.detector is not None else ""
+        typer.echo(f"All networks of {profile.name}, on the good cloth that it keeps, in memory{beside}.")
+
+
+def _of_profile(profile: Profile, progress: Progress) -> dict[str, Speed]:
+    """A profile in every runtime that it was exported for, and the fastest behind its gate."""
+    from loomsight.card import EXPORTS
+    from loomsight.runtime.throughput import by_turns, scoring
+
+    pictures = profile.samples()
+    if not pictures:
+        raise UsageError(
+            "nothing to measure on", where=profile.folder, why="it keeps no pictures of its cloth"
+        )
+    contenders = {"torch": scoring(profile.engine("torch", largest="measured"), pictures)}
+    for name, (format_, precision) in EXPORTS.items():
+        if any(
+            (one.network, one.format, one.precision) == ("segmenter", format_, precision)
+            for one in profile.card.engines
+        ):
+            contenders[name] = scoring(profile.engine(name, largest="measured"), pictures)
+    if profile.fastest != "torch":
+        gated = profile.gated(profile.engine(profile.fastest), audits=False)
+        if gated is not None:
+            contenders["gated"] = scoring(gated, pictures)
+    return by_turns(contenders, rounds=5, progress=progress)
 
 
 def examine(folder: Path | None = None) -> Iterator[Check]:

@@ -284,7 +284,7 @@ class _Walk:
             self.result.notes.append(said_of_gate(self.result.gate))
         if self._looking.idle:
             self.result.notes.append(
-                "The profile's gate is not used: it was set for a higher threshold than this promise has. "
+                f"The profile's gate is not used: {self._looking.idle}. "
                 "All of the cloth was looked at in full."
             )
         if self._cloth.note:

@@ -50,14 +50,17 @@ class Looking:
     def __init__(self, profile: Profile, engine: Scorer | None, runtime: Runtime, *, gated: bool) -> None:
         self.detector = profile.detector("torch" if engine is not None else runtime)
         self.gate: GatedEngine | None = None
-        self.idle = False  # whether there is a gate that was set for a higher threshold than this
+        self.idle = ""  # why the gate that there is stays idle
         self._own: SegmenterEngine | UnionEngine | None = None  # takes the next pictures while it works
         if engine is None:
-            gated = gated and runtime != "torch" and self.detector is None
+            gated = gated and self.detector is None
             if gated and profile.card.gate is None:
-                gated, self.idle = False, any(one.network == "gate" for one in profile.card.engines)
-            # behind a gate single places are looked at; the tile that is best for whole pictures is too large
-            self._own = own = profile.engine(runtime, largest=None if gated else "measured")
+                gated = False
+                if any(one.network == "gate" for one in profile.card.engines):
+                    self.idle = "it was set for a higher threshold than this promise has"
+            elif gated and runtime == "torch":
+                gated, self.idle = False, "torch runs the networks here, and it goes with the exported ones"
+            self._own = own = profile.engine(runtime, largest="measured")
             if gated:
                 self.gate = profile.gated(own)
             engine = own
@@ -110,11 +113,18 @@ def checked(look: Seen, image: Picture) -> Look:
 
 
 def said_of_gate(count: GateCount) -> str:
-    """What a gate did, in a sentence."""
-    if count.off:
-        return f"The gate passed {count.rate:.1%} of the cloth, too much to pay: it was switched off."
-    said = f"The gate let the networks look at {count.rate:.1%} of the cloth; the rest is surely good."
-    audited = f"Pictures looked at in full: {count.audits:,}; the gate would have lost"
+    """What a gate did, in a few sentences."""
+    said = f"With the gate the networks looked at {count.rate:.1%} of the cloth; the rest is surely good."
+    if count.aside:
+        said += (
+            f" It stood aside for {count.aside:,} of {count.pictures:,} pictures, which were looked at in "
+            "full: they were too small for it, or so much passed just before that it did not pay."
+        )
+    if not count.audits:
+        return (
+            f"{said} What it loses was not measured: none of so few pictures behind it was looked at in full."
+        )
+    audited = f"Pictures behind it looked at in full: {count.audits:,}; the gate would have lost"
     if not count.regions:
         return f"{said} {audited} nothing, for nothing was found in them."
     return f"{said} {audited} {count.lost:,} of {count.regions:,} regions there."

@@ -246,6 +246,16 @@ def gate_thresholds(
     return _lowered(GateThresholds(cell, near, len(surest)), gate, channels, engine, good)
 
 
+def same_blocks(
+    gate: Compiled, other: Compiled, channels: int, windows: Sequence[Window], cell: float
+) -> float:
+    """The share of the windows' blocks of which two forms of a gate say alike whether they pass."""
+    both = [(_blocks(one, channels, window.image) >= cell) for window in windows for one in (gate, other)]
+    return float(
+        np.mean(np.concatenate([(a == b).ravel() for a, b in zip(both[::2], both[1::2], strict=True)]))
+    )
+
+
 def _lowered(
     most: GateThresholds, gate: Compiled, channels: int, engine: FullEngine, good: Sequence[Picture]
 ) -> GateThresholds:

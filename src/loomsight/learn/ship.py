@@ -22,10 +22,10 @@ from loomsight.errors import DatasetError, ExportError, UsageError
 from loomsight.fabric.images import to_rgb
 from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture
-from loomsight.learn.gate import gate_thresholds, learn_gate
+from loomsight.learn.gate import gate_thresholds, learn_gate, same_blocks
 from loomsight.profile import ENGINES, Profile
 from loomsight.progress import Progress
-from loomsight.runtime.compiled import OpenVinoCompiled
+from loomsight.runtime.compiled import OpenVinoCompiled, TorchCompiled
 from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.export import Exported, Precision, Trials, export_network
 from loomsight.runtime.gate import GROUP, OVERHEAD, GatedEngine, GateGraph, gate_input, grouped
@@ -48,7 +48,7 @@ def export_profile(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Profile:
-    """Export all networks of a profile into its folder; earlier exports there are replaced.
+    """Export all networks of a profile into its folder, one after the other; earlier exports are replaced.
 
     Args:
         profile: of the fabric.
@@ -61,40 +61,83 @@ def export_profile(
 
     Raises:
         UsageError: the network has no export, or the profile nothing to try it on.
-        ExportError: a file does not agree with torch; the profile stays as it was.
+        ExportError: of some network no file agrees with torch; all others are written.
     """
     progress = progress or Progress()
-    made: list[tuple[EngineCard, bytes, bytes]] = []
+    engines = {card.model: (card, model, weights) for card, model, weights in _files(profile)}
+    refused: dict[str, ExportError] = {}
     for name, graph, trials in _networks(profile, discrete=discrete):
         progress.say(f"exporting the {name}")
         # What the memory compares by is measured in distances, which less than float32 would change.
         precisions: tuple[Precision, ...] = ("fp32",) if name == "features" else ("fp32", "fp16", "int8")
-        exports = export_network(graph, name, trials, precisions=precisions, say=progress.say)
-        made += [_card(one, graph.step) for one in exports]
-    earlier = profile.card.gate
-    # An earlier gate stays as long as there is no other, also if the learning of one is stopped.
-    profile = profile.shipped([*made, *(_gate_files(profile) if earlier else ())], earlier)
+        made: dict[str, _File] = {}
+        try:
+            _check_size(profile, name, trials)
+            for one in export_network(graph, name, trials, precisions=precisions, progress=progress):
+                file = _card(one, graph.step)
+                made[file[0].model] = file
+            engines = {model: file for model, file in engines.items() if file[0].network != name}
+        except ExportError as error:
+            refused[name] = error
+            progress.say(str(error))
+        finally:  # also where it is stopped: what is done is kept, and of the rest what there was
+            engines |= made
+            # An earlier gate stays as long as there is no other.
+            profile = profile.shipped(list(engines.values()), profile.card.gate)
+    profile = _with_gate(profile, good, gate_seconds, seed, progress)
+    if refused:
+        helps = "--sampling discrete may help; " if "detector" in refused and not discrete else ""
+        raise ExportError(
+            "not all was exported",
+            where=profile.folder,
+            why="; ".join(f"{name}: {error.why}" for name, error in refused.items()),
+            do=f"{helps}all else is written, and what is not runs in torch",
+        )
+    return profile
+
+
+_File = tuple[EngineCard, bytes, bytes]
+"""Of an exported network its card, the bytes of its model and of its weights."""
+
+
+def _files(profile: Profile) -> list[_File]:
+    """What was exported of a profile."""
+    cards = profile.card.engines
+    return [
+        (one, profile.read(one.model), profile.read(one.weights) if one.weights else b"") for one in cards
+    ]
+
+
+def _with_gate(
+    profile: Profile, good: Sequence[Picture], seconds: float, seed: int, progress: Progress
+) -> Profile:
+    """The profile with the gate that is learned from good cloth, if one pays."""
     if not len(good):
         return profile
     if profile.card.detector is not None:
         progress.say("no gate: a detector looks at whole pictures, so beside one it would not be used")
         return profile
     progress.say("learning the gate")
-    gate = _gate(profile, good, gate_seconds, seed, progress)
-    if gate is None:
-        return profile.shipped(made) if earlier else profile
-    return profile.shipped([*made, *gate[1]], gate[0])
+    gate = _gate(profile, good, seconds, seed, progress)
+    others = [file for file in _files(profile) if file[0].network != "gate"]
+    return profile.shipped(others) if gate is None else profile.shipped([*others, *gate[1]], gate[0])
 
 
-def _gate_files(profile: Profile) -> list[tuple[EngineCard, bytes, bytes]]:
-    """The gate that a profile has: of each file its card, the bytes of the model and of the weights."""
-    own = [card for card in profile.card.engines if card.network == "gate"]
-    return [(one, profile.read(one.model), profile.read(one.weights) if one.weights else b"") for one in own]
+def _check_size(profile: Profile, name: str, trials: Trials) -> None:
+    """Whether the detector can be tried on the tiles that there are.
+
+    Raises:
+        ExportError: it looks at tiles of another size.
+    """
+    card, side = profile.card.detector, trials.tiles.shape[1]
+    if name == "detector" and card is not None and side != card.tile:
+        why = f"it looks at tiles of {card.tile} pixels, and those kept to try it on have {side}"
+        raise ExportError("not exported", where=profile.folder, why=why)
 
 
 def _gate(
     profile: Profile, good: Sequence[Picture], seconds: float, seed: int, progress: Progress
-) -> tuple[GateCard, list[tuple[EngineCard, bytes, bytes]]] | None:
+) -> tuple[GateCard, list[_File]] | None:
     """A gate and its files; None, and a word why, where none pays."""
     point = profile.card.operating_point
     engine, camera = profile.engine(profile.fastest, corrected=True), profile.camera()
@@ -105,18 +148,24 @@ def _gate(
         progress.say(f"no gate: {error.why}")
         return None
     tiles = grouped(np.stack([gate_input(one.image, learned.channels) for one in learned.held[:8]]))
-    best: tuple[float, GateCard, list[tuple[EngineCard, bytes, bytes]]] | None = None
+    best: tuple[float, GateCard, list[_File]] | None = None
     for network in learned.networks:
         graph = GateGraph(network)
-        exports = export_network(graph, "gate", Trials(tiles, None, 0.0), say=progress.say, free=True)
-        cards = [_card(one, graph.step) for one in exports if one.precision != "fp16"]
-        _, model, weights = cards[-1]  # INT8: its thresholds are set on what will run
+        trials = Trials(tiles, None, 0.0)
+        exports = export_network(
+            graph, "gate", trials, precisions=("fp32", "int8"), progress=progress, free=True
+        )
+        *cards, (quick, model, weights) = (_card(one, graph.step) for one in exports)
         gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)
         at = point.threshold, point.grouping
         found = gate_thresholds(gate, learned.channels, engine, learned.held, at)
         if not np.isfinite(found.cell):
             progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
             return None
+        # INT8 is what runs, and what the thresholds are set on: how it differs from torch costs no defect.
+        same = same_blocks(gate, TorchCompiled(graph), learned.channels, learned.held, found.cell)
+        agreement = {"same_blocks": round(same, 5)}
+        cards.append((quick.model_copy(update={"agreement": agreement}), model, weights))
         gated = GatedEngine(
             gate,
             found.cell,
@@ -139,10 +188,10 @@ def _gate(
         if best is None or cost < best[0]:
             best = cost, card, cards
     assert best is not None  # noqa: S101 — a gate was learned
-    if best[0] >= WORTH or best[1].rate > best[1].worth:
+    if best[0] >= WORTH or best[1].rate > WORTH:
         progress.say(
-            f"no gate: it would pass {best[1].rate:.0%} of good cloth and take {best[0]:.0%} of the time of "
-            "looking at everything"
+            f"no gate: behind it the networks would look at {best[1].rate:.0%} of good cloth and take "
+            f"{best[0]:.0%} of the time of looking at everything"
         )
         return None
     return best[1:]
@@ -179,8 +228,6 @@ def _networks(profile: Profile, *, discrete: bool) -> Iterator[tuple[str, Graph,
         network = profile.detector_network()
         network.sample("discrete" if discrete else "bilinear")
         card = profile.card.detector
-        if tiles.shape[1] != card.tile:
-            raise ExportError("not exported", where=profile.folder, why="its tiles are of another size")
         yield "detector", DetectorGraph(network), Trials(tiles, masks, card.fusion.detector, pieces)
     normality = profile.normality()
     if normality is not None:
@@ -230,7 +277,7 @@ def _windows(pictures: Sequence[Picture], side: int) -> list[Picture]:
     return windows
 
 
-def _card(one: Exported, step: int) -> tuple[EngineCard, bytes, bytes]:
+def _card(one: Exported, step: int) -> _File:
     stem = one.network if one.format == "onnx" else f"{one.network}-{one.precision}"
     suffix = ".onnx" if one.format == "onnx" else ".xml"
     card = EngineCard(

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from loomsight.machine import cores
+from loomsight.runtime.files import check_outputs, refused_by
 
 if TYPE_CHECKING:
     from loomsight.runtime.graphs import Graph
@@ -62,7 +64,11 @@ class Ready:
 
 
 class TorchCompiled:
-    """A network in torch, on the GPU where there is one; torch uses all cores for each batch."""
+    """A network in torch, on the GPU where there is one; torch uses all cores for each batch.
+
+    On a GPU convolutions are in float32 as on a processor: with TF32, torch's default there, no export would
+    agree to 1e-4, and a threshold would not mean the same on both.
+    """
 
     runtime, depth = "torch", 0
 
@@ -71,6 +77,7 @@ class TorchCompiled:
 
         from loomsight.runtime.graphs import device
 
+        torch.backends.cudnn.allow_tf32 = False
         self.step, self._device, self._torch = graph.step, device(), torch
         self._graph = graph.to(self._device).eval()
         self._graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,11 +94,23 @@ class OnnxCompiled:
 
     Args:
         model: a whole ONNX file without external data, checked by whoever read it.
+        outputs: what it has to give, by name; where: the file, for messages.
+
+    Raises:
+        ExportError: the runtime cannot run it, or it holds another network.
     """
 
     runtime, depth = "ONNX Runtime", 1
 
-    def __init__(self, model: bytes, *, step: int, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        step: int,
+        threads: int | None = None,
+        outputs: Sequence[str] | None = None,
+        where: Path | str | None = None,
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -99,8 +118,12 @@ class OnnxCompiled:
         options.log_severity_level = 4  # what goes wrong is raised, not printed
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         able = [name for name in wanted if name in onnxruntime.get_available_providers()]
-        self._session = onnxruntime.InferenceSession(model, options, providers=able)
-        (self._input,) = (each.name for each in self._session.get_inputs())
+        self._where = where
+        with refused_by(self.runtime, where):
+            self._session = onnxruntime.InferenceSession(model, options, providers=able)
+            (self._input,) = (each.name for each in self._session.get_inputs())
+        if outputs is not None:
+            check_outputs([each.name for each in self._session.get_outputs()], outputs, where=where)
         # one batch at a time, with all threads; the next tiles are cut meanwhile
         self._queue = ThreadPoolExecutor(1, "onnxruntime")
         self.step = step
@@ -110,7 +133,8 @@ class OnnxCompiled:
         return _Queued(self._queue.submit(self._one, tiles))
 
     def _one(self, tiles: Tiles) -> Answer:
-        return tuple(self._session.run(None, {self._input: np.ascontiguousarray(tiles)}))
+        with refused_by(self.runtime, self._where):
+            return tuple(self._session.run(None, {self._input: np.ascontiguousarray(tiles)}))
 
 
 class _Queued:
@@ -130,6 +154,10 @@ class OpenVinoCompiled:
         threads: cores to use; all by default.
         alone: all cores work on each batch, for one who waits for it; otherwise each on one of its own, for
             one who has several in flight.
+        outputs: what it has to give, by name; where: the file, for messages.
+
+    Raises:
+        ExportError: the runtime cannot run it, or it holds another network.
     """
 
     def __init__(
@@ -142,12 +170,18 @@ class OpenVinoCompiled:
         alone: bool = False,
         threads: int | None = None,
         runtime: str = "OpenVINO",
+        outputs: Sequence[str] | None = None,
+        where: Path | str | None = None,
     ) -> None:
         import openvino
 
         self._openvino, self.step, self.runtime = openvino, step, runtime
         self._core = openvino.Core()
-        self._model = self._core.read_model(model=xml, weights=weights)
+        self._where = where
+        with refused_by(runtime, where):
+            self._model = self._core.read_model(model=xml, weights=weights)
+        if outputs is not None:
+            check_outputs([each.any_name for each in self._model.outputs], outputs, where=where)
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY" if alone else "THROUGHPUT",
@@ -163,13 +197,15 @@ class OpenVinoCompiled:
             self._ready.move_to_end(tiles.shape)
             return self._ready[tiles.shape].start(tiles)
         model = self._model.clone()
-        if model.inputs[0].partial_shape.is_dynamic:
-            model.reshape(list(tiles.shape))
-        made = _Requests(self._openvino, self._core.compile_model(model, "CPU", self._settings))
+        with refused_by(self.runtime, self._where):
+            if model.inputs[0].partial_shape.is_dynamic:
+                model.reshape(list(tiles.shape))
+            made = _Requests(self._openvino, self._core.compile_model(model, "CPU", self._settings))
+            flight = made.start(tiles)
         self._ready[tiles.shape] = made
         if len(self._ready) > _SHAPES:
             self._ready.popitem(last=False)
-        return made.start(tiles)
+        return flight
 
 
 class _Requests:

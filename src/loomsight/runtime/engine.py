@@ -32,7 +32,15 @@ from loomsight.fabric.regions import find_regions, span
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import UNKNOWN, Box, Mask, Picture, Region, ScoreMap
 from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled, answers
-from loomsight.runtime.graphs import DetectorGraph, SegmenterGraph, device
+from loomsight.runtime.gate import GateGraph
+from loomsight.runtime.graphs import (
+    DetectorGraph,
+    FeaturesGraph,
+    Graph,
+    SegmenterGraph,
+    StudentGraph,
+    device,
+)
 from loomsight.runtime.tilesize import best_tile
 
 BORDER = 32  # pixels of context where a tile has a neighbour
@@ -44,6 +52,14 @@ CERTAIN = 0.5
 _NAMED = (128, 256, 512)
 LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
+GRAPHS: dict[str, type[Graph]] = {
+    "segmenter": SegmenterGraph,
+    "detector": DetectorGraph,
+    "features": FeaturesGraph,
+    "student": StudentGraph,
+    "gate": GateGraph,
+}
+"""What a profile's card calls the networks that are exported."""
 
 
 class Engine(Protocol):
@@ -114,7 +130,7 @@ class SegmenterEngine:
         Returns:
             the map, 0 where it is not known; and where it is: in the boxes, and around them.
         """
-        mosaic = self._plan(image)
+        mosaic = self._plan(image, LARGEST)  # the tile that is best for whole pictures is too large
         needed = mosaic.covering(boxes)
         flying = [(number, self._start(image, mosaic.tiles[number])) for number in needed]
         for number, pending in flying:
@@ -148,12 +164,12 @@ class SegmenterEngine:
         """The picture without the camera's lines."""
         return image if self._camera is None else self._camera.correct(image)
 
-    def _plan(self, image: Picture) -> Mosaic:
+    def _plan(self, image: Picture, most: tuple[int, int] | None = None) -> Mosaic:
         # No smaller than a tile with borders on both sides needs; a side that is shorter is mirrored.
         step, shared = self._compiled.step, OVERLAP + 2 * BORDER
         least = -(-(shared + 1) // step) * step
-        largest = LARGEST
-        if any(side > most for side, most in zip(image.shape[:2], LARGEST, strict=True)):
+        largest = most or LARGEST
+        if most is None and any(side > most for side, most in zip(image.shape[:2], LARGEST, strict=True)):
             if self._largest == "measured":
                 self._largest = best_tile(self._compiled, shared=shared)
             largest = self._largest

@@ -6,7 +6,8 @@
    the input are the camera's grey levels. Where the regions are not the same then, the first layers stay in
    float, and where that is not enough, those that cost most go back to it too, one by one.
 4. **Nothing is handed over before it was run** on tiles of the fabric and agrees with torch: float32 to
-   1e-4 everywhere; float16 and INT8 by the regions that a mill would see, and by their pixel AP.
+   1e-4 everywhere, and a detector's boxes to a tenth of a pixel; float16 and INT8 by the regions that a
+   mill would see, and by their pixel AP.
 
 References: Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
 Inference*, CVPR 2018; NNCF's accuracy-aware quantisation.
@@ -23,6 +24,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +36,7 @@ from loomsight.errors import ExportError
 from loomsight.evaluation.pixels import average_precision
 from loomsight.fabric.regions import EVERY_PIXEL, Grouping, label_regions
 from loomsight.fabric.types import ScoreMap
+from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled, answers
 from loomsight.runtime.files import check_onnx
 
@@ -46,8 +49,12 @@ EXACT = 1e-4
 """By so much at most a float32 file may differ from torch, anywhere."""
 SAME_AREA, SAME_AP = 0.99, 0.01
 """The share of the regions' area that must be found again, and the most that pixel AP may change."""
-SAME_STEPS = 0.98
-"""The share of numbers that must be within :data:`EXACT` where a graph has steps."""
+BOX_SCORE, BOX_PX = 1e-3, 0.1
+"""By so much at most the score of a float32 detector's box may differ from torch's, and each of its sides in
+pixels of the tile. Boxes are whole pixels in the end."""
+SAME_BOXES = 0.98
+"""The share of a detector's boxes that must be so: a tile's faintest come in by rank, and rounding decides
+which. The regions that a mill would see must be the same besides."""
 _AT_ONCE = 8  # tiles
 _FIRST = 2  # layers that stay in float where the first try is not good enough
 _MOST_LAYERS, _RANKED = 10, 16  # that go back to float at most; tiles by which it is told which cost most
@@ -100,46 +107,82 @@ def export_network(
     trials: Trials,
     *,
     precisions: Sequence[Precision] = ("fp32", "fp16", "int8"),
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
     free: bool = False,
-) -> list[Exported]:
-    """A network's files.
+) -> Iterator[Exported]:
+    """A network's files, each as soon as it is tried.
 
     Args:
         graph: the network with its pre- and post-processing.
         name: of the network.
         precisions: of OpenVINO's files; ONNX is float32.
-        say: told what was not written, and why: INT8 may not agree with every network.
+        progress: told what is not written, and why: INT8 may not agree with every network; and what is tried
+            in its place, for minutes.
         free: whoever takes the files sets a threshold of its own for each.
 
     Raises:
-        ExportError: a float32 file does not agree with torch; nothing may be written then.
+        ExportError: no float32 file agrees with torch: there is none.
     """
+    progress = progress or Progress()
     told = _Answers(graph, trials)
     onnx = to_onnx(graph, trials.tiles[: 2 if graph.free else 1])
     step = graph.step
-    same = told.exactly(OnnxCompiled(onnx, step=step), f"{name}.onnx")
-    made = [Exported(name, "onnx", "fp32", onnx, b"", same)]
+    refused: list[ExportError] = []
+
+    def same(file: str, compiled: Callable[[], Compiled]) -> dict[str, float] | None:
+        try:
+            return told.exactly(compiled(), file)
+        except ExportError as error:
+            refused.append(error)
+            return None
+
+    file = f"{name}.onnx"
+    agreed = same(file, lambda: OnnxCompiled(onnx, step=step, where=file))
+    if agreed is not None:
+        yield Exported(name, "onnx", "fp32", onnx, b"", agreed)
     model = to_openvino(onnx)
-    for precision in precisions:
-        if precision == "fp32":
-            xml, weights = _files(model)
-            same = told.exactly(OpenVinoCompiled(xml, weights, step=step), f"{name}-fp32.xml")
-            made.append(Exported(name, "openvino", precision, xml, weights, same))
-            continue
-        for xml, weights in _ways(precision, model, told):
-            # What is left in float may be computed in bfloat16, if that changes nothing.
-            for exact in (False, True):
-                agreement = told.alike(OpenVinoCompiled(xml, weights, step=step, exact=exact))
-                good = agreement["area"] >= SAME_AREA and agreement["ap_change"] <= SAME_AP
-                if free or good:
-                    break
-            if free or good:
-                made.append(Exported(name, "openvino", precision, xml, weights, agreement, exact))
-                break
-        else:
-            say(f"{name} in {precision} is not written: {_words(agreement)}")
-    return made
+    if "fp32" in precisions:
+        xml, weights = _files(model)
+        pair = f"{name}-fp32.xml"
+        agreed = same(pair, lambda: OpenVinoCompiled(xml, weights, step=step, where=pair))
+        if agreed is not None:
+            yield Exported(name, "openvino", "fp32", xml, weights, agreed)
+    if len(refused) == 1 + ("fp32" in precisions):
+        raise refused[0]
+    for error in refused:
+        progress.say(str(error))
+    # What float32 does not say, less would not.
+    for precision in [one for one in precisions if one != "fp32" and agreed is not None]:
+        less = _with_less(precision, model, told, name, step=step, free=free, progress=progress)
+        if less is not None:
+            yield less
+
+
+def _with_less(
+    precision: Precision,
+    model: Any,
+    told: _Answers,
+    name: str,
+    *,
+    step: int,
+    free: bool,
+    progress: Progress,
+) -> Exported | None:
+    """An OpenVINO pair in less than float32; None, and a word why, where none agrees."""
+    what, agreement = f"{name} in {precision}", dict[str, float]()
+    for tried, make in _ways(precision, model, told, progress):
+        if tried:
+            progress.say(f"{what}: {_words(agreement)}; {tried}")
+        files = make()
+        if files is None:
+            break
+        # What is left in float may be computed in bfloat16, if that changes nothing.
+        for exact in (False, True):
+            agreement = told.alike(OpenVinoCompiled(*files, step=step, exact=exact))
+            if free or alike(agreement):
+                return Exported(name, "openvino", precision, *files, agreement, exact)
+    progress.say(f"{what} is not written: {_words(agreement)}")
+    return None
 
 
 def to_onnx(graph: Graph, tiles: Tiles) -> bytes:
@@ -231,17 +274,18 @@ def _value(end: Any) -> float | None:
     return float(data.reshape(-1)[0]) if data.size and (data == data.reshape(-1)[0]).all() else None
 
 
-def _ways(precision: Precision, model: Any, told: _Answers) -> Iterator[tuple[bytes, bytes]]:
-    """The files of a precision, the quickest to make first."""
+def _ways(
+    precision: Precision, model: Any, told: _Answers, progress: Progress
+) -> Iterator[tuple[str, Callable[[], tuple[bytes, bytes] | None]]]:
+    """What makes the files of a precision, the quickest first, and what is told before it."""
     if precision == "fp16":
-        yield _files(model, half=True)
+        yield "", lambda: _files(model, half=True)
         return
-    yield _files(_quantised(model, told, []))
+    yield "", lambda: _files(_quantised(model, told, []))
     first = _first_layers(model)
-    yield _files(_quantised(model, told, first))
-    nncf = _nncf()
-    with suppress(nncf.errors.InternalError):  # it cannot go through a network with weights that layers share
-        yield _files(_quantised_with_care(model, told, first))
+    yield f"the first {len(first)} layers stay in float now", lambda: _files(_quantised(model, told, first))
+    minutes = "layers go back to float one by one now, which takes minutes; Ctrl-C keeps what is written"
+    yield minutes, lambda: _with_care(model, told, first, progress)
 
 
 def _quantised(model: Any, told: _Answers, in_float: list[str]) -> Any:
@@ -264,18 +308,26 @@ def _first_layers(model: Any) -> list[str]:
     return every[:_FIRST]
 
 
-def _quantised_with_care(model: Any, told: _Answers, in_float: list[str]) -> Any:
-    """Layer by layer back to float, beside those that are, until the regions are the same."""
+def _with_care(
+    model: Any, told: _Answers, in_float: list[str], progress: Progress
+) -> tuple[bytes, bytes] | None:
+    """Layer by layer back to float, beside those that are, until the regions are the same.
+
+    None where NNCF cannot go through the network: it has weights that layers share.
+    """
+    tried = count(1)
 
     def validate(compiled: Any, tiles: Any) -> tuple[float, None]:
         said = [tuple(compiled(each).values()) for each in tiles]
         found = told.compare([np.concatenate(parts) for parts in zip(*said, strict=True)])
+        number = next(tried)  # how many it will be NNCF does not tell
+        progress.step("layers tried", number, number + 1, f"area {found['area']:.1%}")
         return min(found["area"], 1 - found["ap_change"]), None
 
-    with _quiet():
-        nncf = _nncf()
+    nncf = _nncf()
+    with _quiet(), suppress(nncf.errors.InternalError):
         samples = told.samples(nncf)
-        return nncf.quantize_with_accuracy_control(
+        made = nncf.quantize_with_accuracy_control(
             model,
             samples,
             samples,
@@ -289,6 +341,8 @@ def _quantised_with_care(model: Any, told: _Answers, in_float: list[str]) -> Any
                 max_num_iterations=_MOST_LAYERS, ranking_subset_size=_RANKED
             ),
         )
+        return _files(made)
+    return None
 
 
 def _portable(nncf: Any) -> Any:
@@ -360,8 +414,7 @@ class _Answers:
     """What torch says of the trials, and how far others are from that."""
 
     def __init__(self, graph: Graph, trials: Trials) -> None:
-        self.trials, self._free, self._stepped = trials, graph.free, graph.stepped
-        self._ranked = graph.ranked
+        self.trials, self._free, self._boxed = trials, graph.free, graph.boxed
         self._said = self._all(TorchCompiled(graph))
 
     @cached_property
@@ -375,27 +428,39 @@ class _Answers:
     def exactly(self, other: Compiled, file: str) -> dict[str, float]:
         """The largest difference anywhere; as a share of numbers above 1, or of what is usual where that is.
 
-        Of a graph with steps, the share of numbers that are within :data:`EXACT`: rounding decides on which
-        side of a step some lie.
+        Of a detector the share of boxes that are the same, and how alike the regions are.
 
         Raises:
-            ExportError: the difference is more than :data:`EXACT`, or the share less than :data:`SAME_STEPS`.
+            ExportError: the difference is more than :data:`EXACT`, or the share less than :data:`SAME_BOXES`.
         """
         answer = self._all(other)
-        pairs = zip(self._said, in_torchs_order(self._said, answer) if self._ranked else answer, strict=True)
+        if self._boxed:
+            return self._same_boxes(answer, other.runtime, file)
         # A score is in [0, 1]; features have no unit: rounding is in proportion to all that was added up.
-        off = np.concatenate(
-            [(np.abs(a - b) / np.maximum(np.abs(a), max(1, _usual(a)))).ravel() for a, b in pairs]
-        )
-        largest, share = float(off.max(initial=0.0)), float((off <= EXACT).mean())
-        if self._stepped and share >= SAME_STEPS:
-            return {"share_within_1e-4": round(share, 5)}
+        off = [
+            (np.abs(a - b) / np.maximum(np.abs(a), max(1, _usual(a)))).max(initial=0.0)
+            for a, b in zip(self._said, answer, strict=True)
+        ]
+        largest = float(np.max(off))
         if not largest <= EXACT:
             why = f"{other.runtime} differs from torch by {largest:.2g}, at most {EXACT:.0e} is allowed"
-            if self._stepped:
-                why += f"; {share:.1%} of all numbers are within that, {SAME_STEPS:.0%} are asked"
             raise ExportError("not exported", where=file, why=why)
         return {"max_difference": largest}
+
+    def _same_boxes(self, answer: list[NDArray[np.float32]], runtime: str, file: str) -> dict[str, float]:
+        (scores, types, boxes), other = self._said, in_torchs_order(self._said, answer)
+        height, width = self.trials.tiles.shape[1:3]
+        off = np.abs(boxes - other[2]) * np.array([width, height, width, height], np.float32)
+        same = (np.abs(scores - other[0]) <= BOX_SCORE) & (off.max(-1) <= BOX_PX)
+        same &= types.argmax(-1) == other[1].argmax(-1)
+        share, agreement = float(same.mean()), self.compare(answer)
+        if share < SAME_BOXES or not alike(agreement):
+            why = (
+                f"{runtime} has {share:.1%} of torch's boxes to {BOX_PX:g} px and {BOX_SCORE:g} of score, "
+                f"{SAME_BOXES:.0%} are asked; {_words(agreement)}"
+            )
+            raise ExportError("not exported", where=file, why=why)
+        return {"same_boxes": round(share, 5), **agreement}
 
     def alike(self, other: Compiled) -> dict[str, float]:
         """How much of the regions' area the other finds too, and by how much pixel AP changes."""
@@ -479,6 +544,11 @@ def _painted(answer: Sequence[NDArray[np.float32]], size: tuple[int, int]) -> ND
             x0, y0, x1, y1 = at[number]
             painted[y0:y1, x0:x1] = own[number]
     return maps
+
+
+def alike(agreement: dict[str, float]) -> bool:
+    """Whether the regions are the same, as far as is asked."""
+    return agreement["area"] >= SAME_AREA and agreement["ap_change"] <= SAME_AP
 
 
 def _words(agreement: dict[str, float]) -> str:

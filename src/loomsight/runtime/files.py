@@ -1,18 +1,22 @@
 """What is asked of an exported file before any runtime reads it: whole, and nothing of it lies elsewhere.
 
 Runtimes follow the paths that a file names. A file of a profile was compared with its hash before it comes
-here; this finds what even its author must not have put in.
+here; this finds what even its author must not have put in, and says in one line what a runtime cannot run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from loomsight.errors import ExportError
+
+_REASON = 120  # characters of a runtime's reason, the last: the first are of its own source
+_AGAIN = "run 'loomsight export' again, or inspect with --engine torch"
 
 
 def check_onnx(data: bytes, *, where: Path | None = None) -> None:
@@ -65,7 +69,7 @@ def check_openvino(model: bytes, weights: bytes, *, where: Path | None = None) -
         if b"<!DOCTYPE" in model or b"<!ENTITY" in model:
             raise ExportError("file refused", where=where, why="an OpenVINO model declares no entities")
         tree = ElementTree.fromstring(model)  # noqa: S314 — without entities there is nothing to expand
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # no XML, or in no known letters
         raise ExportError("file refused", where=where, why="it is no whole OpenVINO model") from error
     if tree.tag != "net":
         raise ExportError("file refused", where=where, why="it is no OpenVINO model")
@@ -76,3 +80,34 @@ def check_openvino(model: bytes, weights: bytes, *, where: Path | None = None) -
             raise ExportError("file refused", where=where, why="it reads from nowhere") from error
         if "size" in data.attrib and not 0 <= offset <= offset + size <= len(weights):
             raise ExportError("file refused", where=where, why="it reads beyond its weights")
+
+
+@contextmanager
+def refused_by(runtime: str, where: Path | str | None) -> Iterator[None]:
+    """Turn what a runtime raises of a file into one line.
+
+    Raises:
+        ExportError: with the last of the reasons that the runtime gives.
+    """
+    try:
+        yield
+    except (ExportError, MemoryError):  # the second is no fault of the file
+        raise
+    except Exception as error:  # each runtime has a dozen of its own
+        lines = [type(error).__name__, *(line.strip() for line in str(error).splitlines())]
+        reason = [line for line in lines if line][-1]
+        short = reason if len(reason) <= _REASON else f"… {reason[-_REASON:].partition(' ')[2]}"
+        raise ExportError(
+            "file refused", where=where, why=f"{runtime} cannot run it: {short}", do=_AGAIN
+        ) from error
+
+
+def check_outputs(found: Sequence[str], wanted: Sequence[str], *, where: Path | str | None) -> None:
+    """Refuse a file that gives something else than its network does.
+
+    Raises:
+        ExportError: with what it gives.
+    """
+    if list(found) != list(wanted):
+        why = f"it holds another network: it gives {', '.join(found)}, not {', '.join(wanted)}"
+        raise ExportError("file refused", where=where, why=why, do=_AGAIN)

@@ -13,8 +13,9 @@ threshold keeps all but the hundredth region that they find.
    are the same, but that cloth that is stranger as a whole is not known as such. What is found is followed
    into the next tiles, so that no region is cut off.
 
-Every :data:`AUDIT`-th picture is looked at in full. So a line measures what the gate loses while it runs, and
-where it passes so much that it does not pay, it is switched off.
+Every :data:`AUDIT`-th picture is looked at in full, so that a line measures what the gate loses while it
+runs. Where the networks had to look at so much of the last pictures that the gate did not pay, it stands
+aside: then one picture in :data:`PROBED` goes through it, and it comes back when it pays again.
 
 Two-stage inspection as in Viola and Jones, *Rapid Object Detection using a Boosted Cascade*, CVPR 2001.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 import cv2
@@ -53,12 +55,15 @@ SIDE = BLOCK + 2 * CONTEXT
 OVERHEAD = (SIDE / BLOCK) ** 2
 """Pixels that the networks look at for each pixel of a block that passes."""
 AUDIT = 100
-"""One picture in so many is looked at in full."""
+"""One picture in so many is looked at in full; not the first, which may be the whole roll."""
+PROBED = 10
+"""One picture in so many goes through a gate that stands aside."""
 GROUP = 4
 """Pixels of a row that the network takes as one, with their channels side by side."""
 _WIDTHS = 16, 24, 24, 24  # of its layers
 _FOLLOWED = 8  # times that a region is followed before all of the picture is looked at
-_JUDGED = 20  # pictures after which the gate is switched off if it has not paid
+_FIRST_AUDIT = 9  # pictures before the first that is looked at in full
+_JUDGED = 10  # pictures, the last that went through the gate, by which it is judged whether it pays
 
 
 class GateNetwork(nn.Module):
@@ -112,22 +117,24 @@ class GateCount:
     """What a gate did.
 
     Attributes:
-        blocks, passed: how many it saw, and how many of them the networks looked at.
-        regions, lost: in the pictures that were looked at in full, what was found, and what the gate lost.
-        off: whether it was switched off because it passed too much to pay.
+        pictures: all; aside: those that it stood aside for, being too small for it or since it did not pay.
+        pixels, looked: of all pictures, and those that the networks looked at, quickly or more closely.
+        audits: pictures that were looked at in full; regions, lost: what was found in these, and what the
+            gate lost.
     """
 
-    blocks: int = 0
-    passed: int = 0
+    pictures: int = 0
+    aside: int = 0
+    pixels: int = 0
+    looked: int = 0
     regions: int = 0
     lost: int = 0
     audits: int = 0
-    off: bool = False
 
     @property
     def rate(self) -> float:
-        """The share of the blocks that passed."""
-        return self.passed / self.blocks if self.blocks else 0.0
+        """The share of the cloth that the networks looked at."""
+        return self.looked / self.pixels if self.pixels else 0.0
 
 
 class FullEngine(Protocol):
@@ -171,7 +178,7 @@ class GatedEngine:
         full: what looks at what passes.
         point: threshold and grouping of regions: what follows a region, and what is lost.
         worth: the share of blocks that may pass before looking at all of it would be quicker.
-        audits: look at every :data:`AUDIT`-th picture in full.
+        audits: look at every :data:`AUDIT`-th picture in full, and stand aside where it does not pay.
     """
 
     def __init__(
@@ -192,7 +199,8 @@ class GatedEngine:
         self.full = full
         self._point, self._worth, self._audits = point, worth, audits
         self.count = GateCount()
-        self._seen = 0
+        self._drawn = self._seen = 0
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_JUDGED)  # pixels looked at, and of the picture
 
     def score(self, image: Picture) -> ScoreMap:
         """The score map of a picture, 0 where the gate is sure."""
@@ -205,26 +213,48 @@ class GatedEngine:
 
     def looks(self, images: Iterable[Picture]) -> Iterator[Look]:
         """The scores of pictures in order, where the networks looked; pictures are drawn ahead."""
+        for through, some in groupby(images, self._through):
+            for look in self._behind(some) if through else self._beside(some):
+                self.count.pictures += 1
+                self.count.pixels += look.shape[0] * look.shape[1]
+                yield look
+
+    def _through(self, image: Picture) -> bool:
+        """Whether a picture goes through the gate."""
+        if min(image.shape[:2]) < SIDE:
+            return False
+        self._drawn += 1
+        return self._pays or self._drawn % PROBED == 0
+
+    @property
+    def _pays(self) -> bool:
+        """Whether the networks had less to look at than without the gate, lately."""
+        looked, pixels = (sum(one[k] for one in self._recent) for k in (0, 1))
+        return len(self._recent) < _JUDGED or looked <= self._worth * OVERHEAD * pixels
+
+    def _beside(self, images: Iterable[Picture]) -> Iterator[Look]:
+        """Pictures that the gate stands aside for, as if there were none."""
+        for score in self.full.scores(images):
+            self.count.aside += 1
+            self.count.looked += score.size
+            yield Look.whole(score)
+
+    def _behind(self, images: Iterable[Picture]) -> Iterator[Look]:
+        """Pictures that go through the gate."""
         begun: deque[_Job] = deque()
-        coming = iter(images)
 
         def tiled() -> Iterator[tuple[Picture, Sequence[Tile]]]:
-            for job in self._gated(coming):
+            for job in self._gated(images):
                 begun.append(job)
                 yield job.image, job.tiles
 
         for scores in self.full.jobs(tiled()):
             yield self._grown(begun.popleft(), scores)
-        # Switched off: what is left goes to the networks as if there were no gate.
-        yield from map(Look.whole, self.full.scores(coming))
 
-    def _gated(self, images: Iterator[Picture]) -> Iterator[_Job]:
-        """The gate's answers, in order, until it is switched off; what it has not seen is left."""
+    def _gated(self, images: Iterable[Picture]) -> Iterator[_Job]:
+        """The gate's answers, in order."""
         flying: deque[tuple[Picture, Picture, Pending]] = deque()
-        while not self.count.off:
-            given = next(images, None)
-            if given is None:
-                break
+        for given in images:
             image = self.full.corrected(given)
             flying.append((given, image, self._gate.start(self._input(image))))
             if len(flying) > self._gate.depth:
@@ -235,15 +265,9 @@ class GatedEngine:
     def _judged(self, given: Picture, image: Picture, pending: Pending) -> _Job:
         """Which blocks of a picture pass, and the tiles that they are looked at in."""
         job = _Job(given, image, self._passing(pending), self.full.bars(image, self._point[0]))
-        small = min(image.shape[:2]) < SIDE
-        job.whole = (self._audits and self._seen % AUDIT == 0) or small
+        job.whole = self._audits and self._seen % AUDIT == _FIRST_AUDIT
         self._seen += 1
-        self.count.blocks += job.passed.size
-        self.count.passed += job.passed.size if small else int(job.passed.sum())
-        if self._audits and self._seen == _JUDGED and self.count.rate > self._worth:
-            self.count.off = True
-        if not small:
-            job.tiles = [around(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]
+        job.tiles = [around(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]
         return job
 
     def passed(self, image: Picture) -> Bool[NDArray[np.bool_], "i j"]:
@@ -263,24 +287,40 @@ class GatedEngine:
         shape = image.shape[0], image.shape[1]
         near = [
             _box(image, int(y), int(x))
-            for (y, x), tile, score in zip(np.argwhere(job.passed), job.tiles, quick, strict=False)  # or none
+            for (y, x), tile, score in zip(np.argwhere(job.passed), job.tiles, quick, strict=True)
             if own(image, int(y), int(x), tile, score).max() >= self._near
         ]
         boxes = [*near, *job.bars]
         if job.whole:
             whole = self.full.score(job.given)
-            if min(shape) >= SIDE:
-                self._check(whole, _blocks_of(boxes, job.passed.shape))
+            self.count.looked += whole.size
+            self._check(whole, _blocks_of(boxes, job.passed.shape))
             return Look.whole(whole)
-        if not boxes:
-            return Look(shape, None, False)
+        quickly = [_box(image, int(y), int(x)) for y, x in np.argwhere(job.passed)]
+        if boxes:
+            look, seen, work = self._closer(job, boxes)
+            for x0, y0, x1, y1 in quickly:
+                seen[y0:y1, x0:x1] = True
+            self.count.looked += int(seen.sum())
+        else:
+            look, work = Look(shape, None, False), 0
+            self.count.looked += sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in quickly)
+        if self._audits:
+            self._recent.append((work + len(job.tiles) * SIDE**2, shape[0] * shape[1]))
+        return look
+
+    def _closer(self, job: _Job, boxes: Sequence[Box]) -> tuple[Look, Mask, int]:
+        """Boxes of a picture, as far as their regions reach; where that is, and how many pixels it took."""
+        work = 0
         for _ in range(_FOLLOWED):
-            score, known = self.full.score_where(image, boxes)
+            score, known = self.full.score_where(job.image, boxes)
+            work += int(known.sum())
             further = self._further(score, known)
             if not further:
-                return Look(shape, score, bool(known.all()))
-            boxes += further
-        return Look.whole(self.full.score(job.given))
+                return Look((known.shape[0], known.shape[1]), score, bool(known.all())), known, work
+            boxes = [*boxes, *further]
+        whole = self.full.score(job.given)
+        return Look.whole(whole), np.ones(whole.shape, np.bool_), work + whole.size
 
     def _further(self, score: ScoreMap, known: Mask) -> list[Box]:
         """Boxes beyond what is known that its regions may reach into."""

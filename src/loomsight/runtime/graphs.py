@@ -25,16 +25,14 @@ class Graph(nn.Module):
     Attributes:
         step: pixels; the sides of a tile are multiples of it.
         outputs: names of what comes out, in order.
-        stepped: whether it reads the nearest of some cells, so that a hair decides which.
-        ranked: whether what it says of a tile comes by rank, which a hair can change.
+        boxed: whether it gives scores, types and boxes by their rank, which a hair can change.
         free: whether tiles of any such size can be looked at; if not, only those of the size it learned from.
     """
 
     step: int = 1
     outputs: tuple[str, ...]
     free: bool = True
-    stepped: bool = False
-    ranked: bool = False
+    boxed: bool = False
 
 
 class SegmenterGraph(Graph):
@@ -56,12 +54,11 @@ class DetectorGraph(Graph):
 
     outputs = ("scores", "types", "boxes")
     free = False
-    ranked = True
+    boxed = True
 
     def __init__(self, network: Detector) -> None:
         super().__init__()
         self.network = network
-        self.stepped = network.sampling == "discrete"
 
     def forward(
         self, tiles: UInt8[Tensor, "b h w 3"]

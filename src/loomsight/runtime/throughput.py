@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from loomsight.fabric.types import Picture
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled, OnnxCompiled, OpenVinoCompiled, TorchCompiled
-from loomsight.runtime.engine import SegmenterEngine
+from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.export import Trials, export_network
-from loomsight.runtime.gate import OVERHEAD, GateGraph, GateNetwork, grouped
+from loomsight.runtime.gate import OVERHEAD, GatedEngine, GateGraph, GateNetwork, grouped
 from loomsight.runtime.graphs import SegmenterGraph
 
 PASSING = 0.02
@@ -57,11 +57,14 @@ def by_turns(
     return {name: Speed(max(own), statistics.median(own)) for name, own in speeds.items()}
 
 
-def scoring(engine: SegmenterEngine, pictures: Sequence[Picture]) -> Callable[[], float]:
+def scoring(
+    engine: SegmenterEngine | UnionEngine | GatedEngine, pictures: Sequence[Picture]
+) -> Callable[[], float]:
     """The work of scoring pictures."""
 
     def work() -> float:
-        done = sum(score.size for score in engine.scores(pictures))
+        seen = engine.looks(pictures) if isinstance(engine, GatedEngine) else engine.scores(pictures)
+        done = sum(int(one.shape[0] * one.shape[1]) for one in seen)
         return done / 1e6
 
     return work
