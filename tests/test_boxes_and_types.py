@@ -124,7 +124,7 @@ class Answering:
 
     def start(self, tiles: np.ndarray) -> Ready:
         scores = np.full((len(tiles), 3), 0.9, np.float32)
-        types = np.array([[4.0, -4.0, -4.0], [0.5, 0.4, 0.3], [-5.0, -6.0, -1.5]], np.float32)
+        types = np.array([[4.0, -4.0, -4.0], [0.5, 0.4, 0.1], [-5.0, -6.0, -1.5]], np.float32)
         at = np.array([[0.1, 0.1, 0.2, 0.2], [0.4, 0.4, 0.5, 0.5], [0.7, 0.7, 0.8, 0.8]], np.float32)
         return Ready((scores, *(np.repeat(one[None], len(tiles), 0) for one in (types, at))))
 

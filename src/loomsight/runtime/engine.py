@@ -388,6 +388,9 @@ class CompiledStudent:
         return {}
 
 
+SHARPER = 2.0
+"""How many times a detector's logits of types are nearer to those of probabilities (temperature scaling; Guo
+et al., *On Calibration of Modern Neural Networks*, ICML 2017): of each by itself, they are too cautious."""
 SHARED = 48
 """Pixels that neighbouring tiles of a detector share at least: what is smaller lies whole in one of them."""
 FAINT = 0.02
@@ -449,13 +452,11 @@ class DetectorEngine:
 
 
 def _certain(types: Float[NDArray[np.float32], "n q types"]) -> Int[NDArray[np.int64], "n q"]:
-    """From logits the type with most of what all are given; −1 where that is less than :data:`CERTAIN`."""
-    from scipy.special import expit
+    """From logits the most likely type; −1 where it is less likely than :data:`CERTAIN`."""
+    from scipy.special import softmax
 
-    given = expit(types)
-    best = given.argmax(-1)
-    certain = given.max(-1) >= CERTAIN * given.sum(-1)
-    return np.where(certain, best, -1)
+    likely = softmax(SHARPER * types, axis=-1)
+    return np.where(likely.max(-1) >= CERTAIN, likely.argmax(-1), -1)
 
 
 class TorchDetector(DetectorEngine):
