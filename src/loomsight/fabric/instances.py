@@ -21,7 +21,7 @@ GAP = 5
 
 
 def instances_of(picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
-    """The defects of a labelled picture; those that are only boxed fill their boxes.
+    """The defects of a labelled picture; those that are only boxed fill their boxes, the small ones on top.
 
     Returns:
         the map, and the type of each defect, ``unknown`` where no label says.
