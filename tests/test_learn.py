@@ -162,10 +162,12 @@ def test_what_is_doubtful_is_said_while_learning_in_the_profile_and_first_in_the
     )
     assert any("only 2 good pictures" in line for line in told.lines)
     assert any("training steps were done" in line for line in told.lines)
+    assert any("less than one false alarm's worth at 1 per megapixel" in line for line in told.lines)
     assert any(line.startswith("skipped: ") and "2.png" in line for line in told.lines)
     assert any("only 2 good pictures" in str(note) for note in profile.card.training["notes"])  # type: ignore[union-attr]
     html = profile.read("report.html").decode()
     assert html.index('class="note warning"') < html.index("<h2>")
+    assert "The threshold rests on 0.018 Mpx of good cloth" in html.split("<h2>")[0]
     assert "Nothing was made for this cloth" in html
     assert "2.png" in html
 

@@ -24,7 +24,7 @@ from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
-from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread
+from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread, too_little
 from loomsight.learn.detector import (
     DetectorSettings,
     LearnedDetector,
@@ -296,7 +296,8 @@ def _united(
 
 def _of_threshold(point: OperatingPoint, normality: LearnedNormality | None) -> list[Doubt]:
     """What its promise costs."""
-    doubts = []
+    little = too_little(point)
+    doubts = [] if little is None else [little]
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"
         doubts.append(Doubt("saturated", text))
@@ -369,7 +370,7 @@ def _start(opened: Base | None, base: Path | None, settings: LearnSettings) -> d
 def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:
     """How long calibration and the report will take, by the speed of this machine as it is now."""
     engine = TorchEngine(build(settings.form, resnet_weights=settings.resnet_weights))
-    sample = to_rgb(judge[0][:256, :256])
+    sample = to_rgb(max(judge, key=lambda image: image.size)[:256, :256])
     engine.score(sample)  # the first call is slower
     started = time.monotonic()
     engine.score(sample)

@@ -19,7 +19,7 @@ from loomsight.errors import UsageError
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
-from loomsight.learn.cloth import GoodCloth, part, spread
+from loomsight.learn.cloth import GoodCloth, part, spread, too_little
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
@@ -135,11 +135,8 @@ def _calibrated(
         progress.say(f"note: {NO_BARS}")
     if not cloth.disjoint:
         progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
-    if point.extrapolated:
-        progress.say(
-            f"note: {point.megapixels_seen:.2f} Mpx were held back to set the threshold, less than one false "
-            "alarm's worth: more good cloth makes it firmer"
-        )
+    if (doubt := too_little(point)) is not None:
+        progress.say(f"note: {doubt.text}")
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
     return profile.renewed(
         normality=normality, operating_point=point, drift=reference(pictures, united), what=what

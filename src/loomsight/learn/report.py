@@ -115,13 +115,6 @@ def _findings(sheet: page.Page, learned: Learned) -> None:
             "The good pictures are of one fabric, sharp and well exposed, and there are enough of them.",
             kind="good",
         )
-    point = learned.point
-    if point.extrapolated:
-        sheet.note(
-            f"{point.megapixels_seen:,.2f} Mpx of good cloth were held back to set the threshold, less than "
-            f"one false alarm's worth at {point.promised:g} per {point.unit}. The threshold was therefore "
-            "extrapolated from the highest scores seen, on the safe side; more good cloth makes it firmer."
-        )
     if "not installed" in learned.encoder:
         sheet.note(f"The texture was read by a substitute: {learned.encoder}.")
     nearest = learned.nearest
