@@ -129,8 +129,10 @@ def test_the_report_has_its_pictures_figures_and_charts(learned: tuple[Profile, 
         "The most suspicious places",
         "This is a new fabric" if "This is a new fabric" in html else "looks like the known fabric",
         f"{learned[0].threshold:.6f}",
+        "the same cloth set what is expected of good cloth",
     ):
         assert words in html
+    assert "What is certain" not in html  # the cloth held back sets more than the threshold
     assert "src=" not in re.sub(r'src="data:image/(jpeg|png);base64,[^"]*"', "", html)
     assert len(html) < 3_000_000
 
@@ -419,6 +421,8 @@ def test_without_anomaly_a_profile_has_the_network_alone(
     profile = Profile.open(elsewhere / "x")
     assert profile.normality() is None
     assert "normality.safetensors" not in profile.card.files
+    page = (elsewhere / "x/report.html").read_text(encoding="utf-8")
+    assert "the same cloth set which pixels join pieces" in page
 
 
 def test_a_damaged_normality_is_named(learned: tuple[Profile, list[str]], tmp_path: Path) -> None:
