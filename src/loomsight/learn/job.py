@@ -295,12 +295,14 @@ def _united(
 
 
 def _of_threshold(point: OperatingPoint, normality: LearnedNormality | None) -> list[Doubt]:
-    """What its promise costs."""
+    """What its promise costs, and what it rests on."""
     little = too_little(point)
     doubts = [] if little is None else [little]
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"
         doubts.append(Doubt("saturated", text))
+    if normality is not None:
+        doubts += normality.doubts
     if normality is not None and not normality.sees_bars:
         doubts.append(Doubt("bars", NO_BARS))
     return doubts

@@ -131,12 +131,14 @@ def _calibrated(
     known = engine.known if isinstance(engine, UnionEngine) else engine
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
     point, united = learned.unite(before, maps, before.rate)
+    for doubt in learned.doubts:
+        progress.say(f"note: {doubt.text}")
     if not learned.sees_bars:
         progress.say(f"note: {NO_BARS}")
     if not cloth.disjoint:
         progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
-    if (doubt := too_little(point)) is not None:
-        progress.say(f"note: {doubt.text}")
+    if (little := too_little(point)) is not None:
+        progress.say(f"note: {little.text}")
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
     return profile.renewed(
         normality=normality, operating_point=point, drift=reference(pictures, united), what=what
