@@ -11,7 +11,7 @@ the rate of false alarms is counted on the others, and compared with the bounds 
 
 "found" is the share of drawn defects in which a region of the map at that threshold lies.
 
-    python benchmarks/certainty.py --threads 1
+    python benchmarks/certainty.py --methods prediction+bars --threads 1
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from itertools import cycle
 import numpy as np
 import torch
 
+from loomsight.anomaly import methods_of
 from loomsight.anomaly.normality import Normality
 from loomsight.evaluation.operating_point import AlarmRate, joined_through_faint, set_operating_point
 from loomsight.evaluation.regions import count_regions
 from loomsight.fabric.types import Mask, Picture
 from loomsight.learn.cloth import part
+from loomsight.learn.normality import fitting
 from loomsight.learn.segmenter import PIECES
 from loomsight.loom import DRAWN_KINDS, PRESETS, draw_defect, weave
 
@@ -42,6 +44,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--qualities", default="denim,jersey")
+    parser.add_argument("--methods", default="memory+prediction+bars")
     parser.add_argument("--times", type=int, default=6, help="that each quality is learned")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as there are cores")
     asked = parser.parse_args()
@@ -56,25 +59,36 @@ def main() -> None:
             order = np.random.default_rng([61, time]).permutation(POOL)
             seen, new = order[:SEEN], order[SEEN:]
             for way in WAYS:
-                row = measure(way, [pool[i] for i in seen], [pool[i] for i in new], [drawn[i] for i in new])
+                cloth = _parted(way, [pool[i] for i in seen])
+                row = measure(asked.methods, cloth, [pool[i] for i in new], [drawn[i] for i in new])
                 rows.append({"quality": quality, "time": time, "way": way} | row)
                 print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
 
 
+def _parted(
+    way: str, seen: Sequence[Picture]
+) -> tuple[Sequence[Picture], Sequence[Picture], Sequence[Picture]]:
+    """What is learned, what says what is expected, and what sets the threshold."""
+    cloth = part(seen)
+    if way == "shared":
+        return cloth.learn, cloth.judge, cloth.judge
+    return cloth.learn[::3] + cloth.learn[1::3], cloth.learn[2::3], cloth.judge
+
+
 def measure(
-    way: str, seen: Sequence[Picture], new: Sequence[Picture], drawn: Sequence[tuple[Picture, Mask]]
+    methods: str,
+    cloth: tuple[Sequence[Picture], Sequence[Picture], Sequence[Picture]],
+    new: Sequence[Picture],
+    drawn: Sequence[tuple[Picture, Mask]],
 ) -> dict[str, float]:
     """The bounds and the rate on new cloth, as shares of the promise, and what is found of drawn defects."""
-    cloth = part(seen)
-    learn, held = (
-        (cloth.learn, cloth.judge)
-        if way == "shared"
-        else (cloth.learn[::3] + cloth.learn[1::3], cloth.learn[2::3])
-    )
-    normality = Normality.fit(learn, held=held)
-    area = sum(image.shape[0] * image.shape[1] for image in cloth.judge) / 1e6
-    maps = [normality.score(image) for image in cloth.judge]
+    names = methods_of(methods)
+    learn, held, judge = cloth
+    fits = [fitting(name) for name in names if name != "bars"]
+    normality = Normality.fit(learn, held=held, methods=fits, bars="bars" in names)
+    area = sum(image.shape[0] * image.shape[1] for image in judge) / 1e6
+    maps = [normality.score(image) for image in judge]
     rate = AlarmRate.per_megapixel(ALLOWED / area)
     point = set_operating_point(maps, rate, joined_through_faint(PIECES, maps))
     fresh = [normality.score(image) for image in new]

@@ -601,3 +601,58 @@ def test_taught_cloth_sets_the_threshold_on_the_maps_that_an_inspection_sees(
     rate = AlarmRate(point.promised, point.unit, 1.0)
     again = set_operating_point(maps, rate, point.grouping)
     assert again.threshold == pytest.approx(point.threshold, abs=1e-4)
+
+
+def test_what_lies_in_the_margins_teaches_nothing_and_sets_no_threshold(
+    fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A foreign stripe at either edge: within the margins the fabric is learned as if there were none."""
+    rng = np.random.default_rng(4)
+    for number in range(5):
+        cloth = weave(NEW, 180, 300, rng).image
+        write_png(elsewhere / f"plain/{number}.png", cloth[24:-24])
+        striped = rng.integers(0, 256, cloth.shape, np.uint8)
+        striped[18:-18] = cloth[18:-18]
+        write_png(elsewhere / f"striped/{number}.png", striped)
+    plain, left_out = (
+        learn(
+            elsewhere / good,
+            name=name,
+            out=elsewhere / name,
+            known=fabrics,
+            settings=settings(anomaly=("prediction", "bars"), **more),
+        )
+        for good, name, more in (
+            ("plain", "cut", {}),
+            ("striped", "left-out", {"margin": 24, "along": "x"}),
+        )
+    )
+    assert left_out.threshold == plain.threshold
+    for name in ("weights.safetensors", "normality.safetensors"):
+        assert left_out.read(name) == plain.read(name)
+    assert left_out.card.drift == plain.card.drift
+    assert (left_out.card.margin, left_out.card.along) == (24, "x")
+    assert "24 px at either selvedge" in left_out.read("report.html").decode()
+    words = (
+        "train",
+        "anomaly",
+        elsewhere / "striped",
+        "--profile",
+        left_out.folder,
+        "--method",
+        "prediction",
+    )
+    assert run(capsys, *words, "--margin", 30)[0] == 0
+    again = Profile.open(left_out.folder).card
+    assert (again.margin, again.along) == (30, "x")
+    assert again.operating_point.megapixels_seen == pytest.approx((180 - 60) * 300 / 1e6)
+
+
+def test_margins_that_leave_nothing_or_are_none_are_refused(
+    fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("learn", fabrics / "new/good", "--name", "x", "--margin")
+    assert "bad --margin" in refused(capsys, 2, *words, "-1")
+    assert "a margin of 150 px leaves nothing of the cloth" in refused(capsys, 2, *words, 150)
+    assert "a margin of 15 mm leaves" in refused(capsys, 2, *words, 15, "--mm-per-px", 0.1)
+    assert list(elsewhere.iterdir()) == []

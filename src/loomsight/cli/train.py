@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ import typer
 
 from loomsight.anomaly import METHODS, methods_of
 from loomsight.errors import UsageError
+from loomsight.fabric.margin import check_width
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -199,6 +201,14 @@ def anomaly(
     minutes: Annotated[
         float | None, typer.Option(help="Of training; 5 if not given.", show_default=False)
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Learn nothing so near either selvedge, in mm, or in pixels without a scale; as the profile "
+            "has it if not given.",
+            show_default=False,
+        ),
+    ] = None,
     seed: _Seed = None,
     json: _Json = False,
 ) -> None:  # fmt: skip
@@ -211,8 +221,10 @@ def anomaly(
     Examples:
       loomsight train anomaly twill/good --profile twill
       loomsight train anomaly twill/good --profile twill --method memory+prediction+bars+student --minutes 10
+      loomsight train anomaly twill/good --profile twill --margin 25
     """
     _check(("--minutes", minutes), seed=seed)
+    check_width(margin)
     names = methods_of(method)
 
     from loomsight.learn.renew import train_anomaly
@@ -227,6 +239,7 @@ def anomaly(
             names,
             minutes=minutes or 5.0,
             seed=seed or 0,
+            margin=None if margin is None else replace(opened.margin, width=margin),
             progress=progress,
         )
     point = made.card.operating_point

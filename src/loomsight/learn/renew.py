@@ -17,6 +17,7 @@ from loomsight.anomaly.drift import reference
 from loomsight.card import NormalityCard
 from loomsight.errors import UsageError
 from loomsight.fabric.images import find_images, read_image, read_images
+from loomsight.fabric.margin import Margin
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
 from loomsight.learn.cloth import GoodCloth, part, spread, too_little
@@ -41,9 +42,13 @@ def train_anomaly(
     *,
     minutes: float = 5.0,
     seed: int = 0,
+    margin: Margin | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Learn good cloth by other methods, and put that in the place of what the profile has.
+
+    Args:
+        margin: what is left out at either selvedge from now on; the profile's own if None.
 
     Raises:
         UsageError: the profile has a detector, which is fused at one promise.
@@ -51,10 +56,11 @@ def train_anomaly(
     """
     progress = progress or Progress()
     _check(profile)
-    pictures, cloth = _good(profile, good, progress)
+    margin = margin or profile.margin
+    pictures, cloth = _good(profile, good, margin, progress)
     learned = learn_normality(cloth, methods, seconds=60 * minutes, seed=seed, progress=progress)
     what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
-    return _calibrated(profile, learned, pictures, cloth, what=what, progress=progress)
+    return _calibrated(profile, learned, pictures, cloth, margin=margin, what=what, progress=progress)
 
 
 def teach(
@@ -108,7 +114,7 @@ def teach(
                 "said? Good cloth of today, --good, sets the threshold anew"
             )
         return made
-    pictures, cloth = _good(profile, good, progress)
+    pictures, cloth = _good(profile, good, profile.margin, progress)
     normality.add(cloth.learn)
     told.append(f"{len(pictures)} good pictures added")
     learned = LearnedNormality.of(normality, cloth.judge, progress)
@@ -121,6 +127,7 @@ def _calibrated(
     pictures: Sequence[Picture],
     cloth: GoodCloth,
     *,
+    margin: Margin | None = None,
     what: str,
     progress: Progress,
 ) -> Profile:
@@ -141,7 +148,11 @@ def _calibrated(
         progress.say(f"note: {little.text}")
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
     return profile.renewed(
-        normality=normality, operating_point=point, drift=reference(pictures, united), what=what
+        normality=normality,
+        operating_point=point,
+        drift=reference(pictures, united),
+        margin=margin,
+        what=what,
     )
 
 
@@ -168,10 +179,14 @@ def _check(profile: Profile) -> None:
         )
 
 
-def _good(profile: Profile, good: Path | str, progress: Progress) -> tuple[list[Picture], GoodCloth]:
+def _good(
+    profile: Profile, good: Path | str, margin: Margin, progress: Progress
+) -> tuple[list[Picture], GoodCloth]:
     chosen = spread(find_images(good), progress)
-    camera = profile.camera()
-    pictures = [image if camera is None else camera.correct(image) for _, image in read_images(chosen)]
+    camera, pictures = profile.camera(), []
+    for path, image in read_images(chosen):
+        margin.check(path.name, margin.across(image))
+        pictures.append(margin.between(image if camera is None else camera.correct(image)))
     return pictures, part(pictures)
 
 

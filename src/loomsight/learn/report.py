@@ -25,7 +25,7 @@ from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.trial import Trial, made_tiles, marked
 
 if TYPE_CHECKING:
-    from loomsight.learn.job import Learned
+    from loomsight.learn.job import Learned, LearnSettings
 
 _SAMPLES = 12  # made defects that are shown as they are
 _SHOWN = 6  # of those found, and of those missed
@@ -292,6 +292,7 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.faint:.6f} join them",
         ),
         ("Scale", f"{settings.mm_per_px:g} mm per pixel" if settings.mm_per_px else "unknown: in pixels"),
+        *_margin(settings),
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),
     ]
@@ -316,6 +317,14 @@ def _chance(learned: Learned) -> list[tuple[str, str]]:
             f"{between} false alarms per {point.unit}, with 95 % confidence, on cloth like the one held "
             f"back. Not counted: the same cloth set {besides}; the true rate may lie beyond",
         )
+    ]
+
+
+def _margin(settings: LearnSettings) -> list[tuple[str, str]]:
+    if not settings.margin:
+        return []
+    return [
+        ("Left out", f"{settings.edges} at either selvedge: not learned, and not reported by an inspection")
     ]
 
 
