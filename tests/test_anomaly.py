@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.special import logit
 
-from loomsight.anomaly import MethodName
+from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.calibration import calibrate_union
 from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
@@ -20,7 +20,6 @@ from loomsight.anomaly.features import Features, windows
 from loomsight.anomaly.memory import Memory, MemorySettings, _Level
 from loomsight.anomaly.normality import Normality, _Even, open_method
 from loomsight.anomaly.prediction import Prediction
-from loomsight.anomaly.residual import Residual
 from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.evaluation.operating_point import AlarmRate, tail_scale

@@ -491,6 +491,13 @@ def test_another_method_takes_the_place_of_what_a_profile_has(
     assert profile.card.normality is not None
     assert profile.card.normality.methods == ("prediction", "student")
     assert profile.engine().score(weave(NEW, 96, 200, np.random.default_rng(1)).image).shape == (96, 200)
+    for option, method, said in (
+        (("--budget", 8), "prediction", "--budget says nothing here: prediction: it is for memory"),
+        (("--compare", "pixels"), "memory", "--compare says nothing here: memory: it is for fanogan and"),
+        (("--compare", "dreams"), "fanogan", "there are pixels, features, frozen"),
+        (("--budget", 0), "memory", "bad --budget"),
+    ):
+        assert said in refused(capsys, 2, *words, method, *option)
     # what is remembered by nothing cannot be taught
     assert "no memory" in refused(capsys, 2, "teach", copied, "--good", good)
     assert "there are memory" in refused(capsys, 2, *words, "magic")
@@ -646,6 +653,22 @@ def test_what_lies_in_the_margins_teaches_nothing_and_sets_no_threshold(
     again = Profile.open(left_out.folder).card
     assert (again.margin, again.along) == (30, "x")
     assert again.operating_point.megapixels_seen == pytest.approx((180 - 60) * 300 / 1e6)
+
+
+def test_a_budget_says_how_much_is_remembered_and_a_gan_what_it_compares(
+    copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "anomaly", fabrics / "new/good", "--profile", copied)
+    remembered = []
+    for budget in (0.2, 1):
+        assert run(capsys, *words, "--method", "memory", "--budget", budget)[0] == 0
+        remembered.append(Profile.open(copied).card.files["normality.safetensors"].size)
+    assert 3 < remembered[1] / remembered[0] < 7
+    few = ("--method", "ganomaly", "--compare", "pixels+frozen", "--minutes", 0.02)
+    assert run(capsys, *words, *few)[0] == 0
+    normality = Profile.open(copied).normality()
+    assert normality is not None
+    assert normality.by_name["ganomaly"].to_arrays()["residuals"].tolist() == [1, 0, 1]
 
 
 def test_margins_that_leave_nothing_or_are_none_are_refused(

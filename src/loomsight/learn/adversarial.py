@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loomsight.anomaly import fanogan, ganomaly
+from loomsight.anomaly import Residual, fanogan, ganomaly
 from loomsight.anomaly.cells import CellDiscriminator, for_use
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.ganomaly import Ganomaly
-from loomsight.anomaly.residual import Residual
 from loomsight.fabric.types import Picture
 from loomsight.learn.goodpatches import GoodPatches
 from loomsight.progress import Progress

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from loomsight.anomaly import MethodName
+from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.bars import MOST
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
-from loomsight.anomaly.memory import Memory
+from loomsight.anomaly.memory import Memory, MemorySettings
 from loomsight.anomaly.normality import Method, Normality
 from loomsight.anomaly.prediction import Prediction
 from loomsight.card import NormalityCard
@@ -94,6 +94,8 @@ def fitting(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    budget_mb: float | None = None,
+    residuals: Sequence[Residual] | None = None,
     progress: Progress | None = None,
     doubt: Callable[[Doubt], None] = lambda _: None,
 ) -> Callable[[Sequence[Picture]], Method]:
@@ -102,10 +104,13 @@ def fitting(
     Args:
         steps, seconds: of training, whichever ends first; a memory looks at pictures for so many seconds, and
             a prediction needs neither.
+        budget_mb: of a memory while it learns, 4 if None.
+        residuals: what a GAN compares, pixels and its own features if None.
         doubt: told of a network that had fewer than :data:`FEW_STEPS`.
     """
     if name == "memory":
-        return partial(Memory.fit, seconds=seconds, seed=seed, progress=progress)
+        settings = MemorySettings() if budget_mb is None else MemorySettings(budget_mb=budget_mb)
+        return partial(Memory.fit, settings=settings, seconds=seconds, seed=seed, progress=progress)
     if name == "prediction":
         return partial(Prediction.fit, seed=seed)
     from loomsight.learn.adversarial import train_fanogan, train_ganomaly  # torch's training code, if needed
@@ -118,7 +123,8 @@ def fitting(
     }
 
     def learn(even: Sequence[Picture]) -> Method:
-        made, done = train[name](even, steps=steps, seconds=seconds, seed=seed, progress=progress)
+        given = {} if residuals is None or name == "student" else {"residuals": residuals}
+        made, done = train[name](even, steps=steps, seconds=seconds, seed=seed, progress=progress, **given)
         if done < FEW_STEPS[name]:
             text = (
                 f"only {done} training steps of {_CALLED[name]} were done, {FEW_STEPS[name]} make a sure one"
@@ -136,15 +142,30 @@ def learn_normality(
     seconds: float,
     steps: int | None = None,
     seed: int = 0,
+    budget_mb: float | None = None,
+    residuals: Sequence[Residual] | None = None,
     progress: Progress | None = None,
 ) -> LearnedNormality:
-    """Learn what good cloth looks like, in about so many seconds or steps, and look at what was held back."""
+    """Learn what good cloth looks like, in about so many seconds or steps, and look at what was held back.
+
+    Args:
+        budget_mb, residuals: see :func:`fitting`.
+    """
     progress = progress or Progress()
     trained = [name for name in methods if name not in ("prediction", "bars")]  # these two take no time
     share = seconds / max(1, len(trained))
     doubts: list[Doubt] = []
     fits = [
-        fitting(name, steps=steps, seconds=share, seed=seed, progress=progress, doubt=doubts.append)
+        fitting(
+            name,
+            steps=steps,
+            seconds=share,
+            seed=seed,
+            budget_mb=budget_mb,
+            residuals=residuals,
+            progress=progress,
+            doubt=doubts.append,
+        )
         for name in methods
         if name != "bars"
     ]

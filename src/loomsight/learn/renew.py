@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loomsight.anomaly import MethodName
+from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.drift import reference
 from loomsight.card import NormalityCard
 from loomsight.errors import UsageError
@@ -43,12 +43,16 @@ def train_anomaly(
     minutes: float = 5.0,
     seed: int = 0,
     margin: Margin | None = None,
+    budget_mb: float | None = None,
+    residuals: Sequence[Residual] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Learn good cloth by other methods, and put that in the place of what the profile has.
 
     Args:
         margin: what is left out at either selvedge from now on; the profile's own if None.
+        budget_mb: of a memory while it learns; residuals: what a GAN compares. See
+            :func:`loomsight.learn.normality.fitting`.
 
     Raises:
         UsageError: the profile has a detector, which is fused at one promise.
@@ -58,7 +62,15 @@ def train_anomaly(
     _check(profile)
     margin = margin or profile.margin
     pictures, cloth = _good(profile, good, margin, progress)
-    learned = learn_normality(cloth, methods, seconds=60 * minutes, seed=seed, progress=progress)
+    learned = learn_normality(
+        cloth,
+        methods,
+        seconds=60 * minutes,
+        seed=seed,
+        budget_mb=budget_mb,
+        residuals=residuals,
+        progress=progress,
+    )
     what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
     return _calibrated(profile, learned, pictures, cloth, margin=margin, what=what, progress=progress)
 
