@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,16 +190,17 @@ def learn(
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
     after = _seconds_after(settings.segmenter, cloth.judge)
     left = time_to_train(settings.minutes * 60, spent=time.monotonic() - started, after=after)
+    start = _start(opened, base, settings)
     share = 1 - DETECTOR_SHARE if settings.detector is not None else 1.0
     network, history = train_segmenter(
         material,
         settings.recipe,
         settings.segmenter,
-        types=types_in(material, settings.recipe),
+        types=sorted({*types_in(material, settings.recipe), *(start[1] if start is not None else ())}),
         steps=settings.steps,
         seconds=share * left,
         seed=settings.seed,
-        start=_start(opened, base, settings),
+        start=start,
         progress=progress,
     )
     progress.say("operating point")
@@ -366,15 +367,18 @@ def _without_empty(settings: LearnSettings, banks: dict[str, Bank], doubts: list
     return settings.model_copy(update={"recipe": recipe})
 
 
-def _start(opened: Base | None, base: Path | None, settings: LearnSettings) -> dict[str, Tensor] | None:
-    """The weights to start from: those of a base that was asked for.
+def _start(
+    opened: Base | None, base: Path | None, settings: LearnSettings
+) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    """The weights to start from, and the types which they tell apart: those of a base that was asked for.
 
     The program's own base learned from woven cloth alone; what starts there is no better on real cloth
     after the minutes of a learning, and was worse from another such base (docs/base-weights.md).
     """
     if opened is None or base is None or settings.segmenter.form != "lite":
         return None
-    return opened.weights("segmenter")
+    types = cast("list[str]", opened.card.networks.get("segmenter", {}).get("types", []))
+    return opened.weights("segmenter"), tuple(types)
 
 
 def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:
