@@ -198,7 +198,7 @@ def measure(
         SegmenterSettings(),
         steps=steps[-1],
         seed=seed,
-        start=start.weights("segmenter") if start is not None else None,
+        start=(start.weights("segmenter"), ()) if start is not None else None,
         validate=score,
         validate_every=every,
     )

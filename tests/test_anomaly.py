@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.special import logit
 
-from loomsight.anomaly import MethodName
+from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.calibration import calibrate_union
 from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
@@ -20,7 +20,6 @@ from loomsight.anomaly.features import Features, windows
 from loomsight.anomaly.memory import Memory, MemorySettings, _Level
 from loomsight.anomaly.normality import Normality, _Even, open_method
 from loomsight.anomaly.prediction import Prediction
-from loomsight.anomaly.residual import Residual
 from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.evaluation.operating_point import AlarmRate, tail_scale
@@ -437,7 +436,7 @@ def test_the_same_seed_trains_the_same_network(name: MethodName) -> None:
 
 
 def test_a_student_knows_a_hole_from_good_cloth() -> None:
-    student = train_student(even_cloth()[:4], steps=80)
+    student, _ = train_student(even_cloth()[:4], steps=80)
     light = Light.of(good_cloth())
     picture, where = holed(good_cloth()[5], 80, 200, 8)
     strange, calm = (student.strangeness(light.even(one)) for one in (picture, good_cloth()[5]))
@@ -447,7 +446,7 @@ def test_a_student_knows_a_hole_from_good_cloth() -> None:
 
 def test_a_student_measures_differences_by_good_cloth() -> None:
     """On good cloth both differences have unit variance: what is rare counts, not what is large."""
-    student = train_student(even_cloth()[:4], steps=20)
+    student, _ = train_student(even_cloth()[:4], steps=20)
     x = GoodPatches(even_cloth()[:4], 128, 16).batch(3)
     with torch.no_grad():
         said, same = student.student(x).chunk(2, 1)
@@ -484,7 +483,7 @@ def test_anogan_searches_what_the_encoder_guesses() -> None:
 def test_what_a_gan_compares_is_kept(residuals: tuple[Residual, ...]) -> None:
     from loomsight.learn.adversarial import train_ganomaly
 
-    made = train_ganomaly(even_cloth()[:2], steps=2, residuals=residuals)
+    made, _ = train_ganomaly(even_cloth()[:2], steps=2, residuals=residuals)
     again = open_method("ganomaly", made.to_arrays())
     # a weaving is rounded to grey levels before frozen features look at it
     away = again.strangeness(even_cloth()[3]) - made.strangeness(even_cloth()[3])
@@ -494,8 +493,8 @@ def test_what_a_gan_compares_is_kept(residuals: tuple[Residual, ...]) -> None:
 
 def test_grey_cloth_has_networks_of_one_channel() -> None:
     grey = [np.repeat(one[..., :1], 3, axis=2) for one in even_cloth()[:2]]
-    student = train_student(grey, steps=2)
-    assert (student.channels, train_student(even_cloth()[:2], steps=2).channels) == (1, 3)
+    (student, steps), (coloured, _) = (train_student(one, steps=2) for one in (grey, even_cloth()[:2]))
+    assert (student.channels, coloured.channels, steps) == (1, 3, 2)
     assert Student.from_arrays(student.to_arrays()).channels == 1
 
 

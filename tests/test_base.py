@@ -16,10 +16,11 @@ from loomsight.base import Base
 from loomsight.datasets import read_dataset
 from loomsight.errors import BaseWeightsError, DatasetError, UsageError
 from loomsight.fabric.images import read_image, write_png
+from loomsight.fabric.types import UNKNOWN
 from loomsight.learn.base import BaseSettings, train_base, train_network, weave_fabrics
 from loomsight.learn.detector import DetectorSettings, as_in_base, base_detector
 from loomsight.learn.synth import SynthSettings, synthesise
-from loomsight.loom import ClothSpec, weave
+from loomsight.loom import DRAWN_KINDS, ClothSpec, weave
 from loomsight.progress import Progress
 from loomsight.synthesis.diffusion import DiffusionSettings
 from loomsight.synthesis.fusion import FusionSettings
@@ -189,6 +190,12 @@ def test_learn_takes_the_samples_of_a_base_and_says_when_none_is_good_enough(
     profile = learn(good, name="p", out=out, base=base.folder, settings=settings, progress=Told())
     assert any("no sample by" in line and "stage1" in line for line in told)
     assert "stage1" not in profile.card.recipe["arms"]  # type: ignore[operator]
+    woven = base.card.networks["segmenter"]["types"]
+    own = profile.card.network.settings["types"]
+    assert isinstance(woven, list)
+    assert isinstance(own, list)
+    assert set(woven) - set(DRAWN_KINDS) - {UNKNOWN}, "types that only the loom knows"
+    assert set(woven) <= set(own), "a fabric tells apart what its base does"
 
 
 def test_fabrics_from_the_loom_have_good_and_defective_pictures_and_repeat() -> None:
@@ -231,6 +238,7 @@ def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path
     longer = TINY.model_copy(update={"steps": 8})
     again = train_network("segmenter", None, out=out, settings=longer)
     assert "detector" in again.card.networks
+    assert again.card.networks["segmenter"]["types"] == base.card.networks["segmenter"]["types"]
     assert any(not np.array_equal(before[key], value) for key, value in again.weights("segmenter").items())
 
 

@@ -103,8 +103,31 @@ def test_both_ends_of_long_pictures_set_the_threshold() -> None:
 def test_of_small_pictures_every_fourth_is_kept_back_and_of_three_none_can_be() -> None:
     images = [np.full((30, 30), number, np.uint8) for number in range(9)]
     cloth = part(images, least=20)
-    assert [int(image[0, 0]) for image in cloth.judge] == [3, 7]
-    assert [int(image[0, 0]) for image in cloth.learn] == [0, 1, 2, 4, 5, 6, 8]
+    assert [int(image[0, 0]) for image in cloth.judge] == [2, 6]
+    assert [int(image[0, 0]) for image in cloth.learn] == [0, 1, 3, 4, 5, 7, 8]
     few = part(images[:3], least=20)
     assert not few.disjoint
     assert len(few.learn) == len(few.judge) == 3
+
+
+@pytest.mark.parametrize("at", range(8))
+@pytest.mark.parametrize("shape", [(120, 400), (100, 100)])  # pictures that are cut, and such that are not
+def test_one_tiny_picture_does_not_decide_what_the_threshold_rests_on(
+    shape: tuple[int, int], at: int
+) -> None:
+    images = [np.zeros(shape, np.uint8) for _ in range(7)]
+    images.insert(at, np.zeros((30, 30), np.uint8))
+    cloth = part(images, least=40)
+    kept, given_area = (sum(image.size for image in some) for some in (cloth.judge, images))
+    assert cloth.disjoint
+    assert 0.2 < kept / given_area < 0.33
+    if shape == (120, 400):
+        assert len(cloth.learn) == 8  # every long picture is learned from
+
+
+def test_where_only_tiny_pictures_could_be_spared_the_threshold_is_set_on_all_and_not_on_them() -> None:
+    images = [np.zeros((150, 150), np.uint8), *(np.zeros((10, 10), np.uint8) for _ in range(3))]
+    for order in (images, images[::-1]):
+        cloth = part(order, least=40)
+        assert not cloth.disjoint
+        assert len(cloth.judge) == len(cloth.learn) == 4

@@ -18,6 +18,7 @@ from loomsight.errors import ImageError, LoomsightError, ProfileError, UsageErro
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.look import Look
+from loomsight.fabric.margin import Margin
 from loomsight.fabric.types import Picture, Region, ScoreMap
 from loomsight.inspection import drift
 from loomsight.inspection.line import Inspection, check_out, inspect
@@ -244,6 +245,19 @@ def test_nothing_is_reported_near_a_selvedge_but_what_reaches_out_of_it(
     with pytest.raises(UsageError, match="leaves nothing of the cloth"):
         inspect(tmp_path / "roll", scaled, tmp_path / "none", engine=Bright(), along=along, margin=15)
     assert not (tmp_path / "none").exists()
+
+
+def test_what_was_left_out_when_a_fabric_was_learned_is_left_out_of_its_inspection(tmp_path: Path) -> None:
+    image = cloth(60, 60)
+    image[:8] = 250  # along x the upper edge of the picture is a selvedge
+    image[30:34, 20:24] = 250
+    write_png(tmp_path / "roll/1.png", image)
+    learned = profile(tmp_path / "learned", scale=0.5, margin=Margin(5, 0.5, "x"))
+    by_default = inspect(tmp_path / "roll", learned, tmp_path / "default", engine=Bright())
+    assert (by_default.along, by_default.regions, by_default.left_out) == ("x", 1, 1)
+    assert by_default.megapixels == pytest.approx(60 * 40 / 1e6)
+    asked = inspect(tmp_path / "roll", learned, tmp_path / "asked", engine=Bright(), along="y", margin=0)
+    assert (asked.along, asked.regions, asked.left_out) == ("y", 2, 0)
 
 
 def test_a_page_without_regions_does_not_deny_those_within_the_margins(

@@ -129,8 +129,10 @@ def test_the_report_has_its_pictures_figures_and_charts(learned: tuple[Profile, 
         "The most suspicious places",
         "This is a new fabric" if "This is a new fabric" in html else "looks like the known fabric",
         f"{learned[0].threshold:.6f}",
+        "the same cloth set what is expected of good cloth",
     ):
         assert words in html
+    assert "What is certain" not in html  # the cloth held back sets more than the threshold
     assert "src=" not in re.sub(r'src="data:image/(jpeg|png);base64,[^"]*"', "", html)
     assert len(html) < 3_000_000
 
@@ -162,10 +164,12 @@ def test_what_is_doubtful_is_said_while_learning_in_the_profile_and_first_in_the
     )
     assert any("only 2 good pictures" in line for line in told.lines)
     assert any("training steps were done" in line for line in told.lines)
+    assert any("less than one false alarm's worth at 1 per megapixel" in line for line in told.lines)
     assert any(line.startswith("skipped: ") and "2.png" in line for line in told.lines)
     assert any("only 2 good pictures" in str(note) for note in profile.card.training["notes"])  # type: ignore[union-attr]
     html = profile.read("report.html").decode()
     assert html.index('class="note warning"') < html.index("<h2>")
+    assert "The threshold rests on 0.018 Mpx of good cloth" in html.split("<h2>")[0]
     assert "Nothing was made for this cloth" in html
     assert "2.png" in html
 
@@ -423,6 +427,8 @@ def test_without_anomaly_a_profile_has_the_network_alone(
     profile = Profile.open(elsewhere / "x")
     assert profile.normality() is None
     assert "normality.safetensors" not in profile.card.files
+    page = (elsewhere / "x/report.html").read_text(encoding="utf-8")
+    assert "the same cloth set which pixels join pieces" in page
 
 
 def test_a_damaged_normality_is_named(learned: tuple[Profile, list[str]], tmp_path: Path) -> None:
@@ -484,11 +490,20 @@ def test_another_method_takes_the_place_of_what_a_profile_has(
 ) -> None:
     good = fabrics / "new/good"
     words = ("train", "anomaly", good, "--profile", copied, "--method")
-    assert run(capsys, *words, "prediction+student", "--minutes", 0.05)[0] == 0
+    code, _, err = run(capsys, *words, "prediction+student", "--minutes", 0.05)
+    assert code == 0
+    assert re.search(r"note: only \d+ training steps of the student were done, 500 make a sure one", err)
     profile = Profile.open(copied)
     assert profile.card.normality is not None
     assert profile.card.normality.methods == ("prediction", "student")
     assert profile.engine().score(weave(NEW, 96, 200, np.random.default_rng(1)).image).shape == (96, 200)
+    for option, method, said in (
+        (("--budget", 8), "prediction", "--budget says nothing here: prediction: it is for memory"),
+        (("--compare", "pixels"), "memory", "--compare says nothing here: memory: it is for fanogan and"),
+        (("--compare", "dreams"), "fanogan", "there are pixels, features, frozen"),
+        (("--budget", 0), "memory", "bad --budget"),
+    ):
+        assert said in refused(capsys, 2, *words, method, *option)
     # what is remembered by nothing cannot be taught
     assert "no memory" in refused(capsys, 2, "teach", copied, "--good", good)
     assert "there are memory" in refused(capsys, 2, *words, "magic")
@@ -599,3 +614,74 @@ def test_taught_cloth_sets_the_threshold_on_the_maps_that_an_inspection_sees(
     rate = AlarmRate(point.promised, point.unit, 1.0)
     again = set_operating_point(maps, rate, point.grouping)
     assert again.threshold == pytest.approx(point.threshold, abs=1e-4)
+
+
+def test_what_lies_in_the_margins_teaches_nothing_and_sets_no_threshold(
+    fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A foreign stripe at either edge: within the margins the fabric is learned as if there were none."""
+    rng = np.random.default_rng(4)
+    for number in range(5):
+        cloth = weave(NEW, 180, 300, rng).image
+        write_png(elsewhere / f"plain/{number}.png", cloth[24:-24])
+        striped = rng.integers(0, 256, cloth.shape, np.uint8)
+        striped[18:-18] = cloth[18:-18]
+        write_png(elsewhere / f"striped/{number}.png", striped)
+    plain, left_out = (
+        learn(
+            elsewhere / good,
+            name=name,
+            out=elsewhere / name,
+            known=fabrics,
+            settings=settings(anomaly=("prediction", "bars"), **more),
+        )
+        for good, name, more in (
+            ("plain", "cut", {}),
+            ("striped", "left-out", {"margin": 24, "along": "x"}),
+        )
+    )
+    assert left_out.threshold == plain.threshold
+    for name in ("weights.safetensors", "normality.safetensors"):
+        assert left_out.read(name) == plain.read(name)
+    assert left_out.card.drift == plain.card.drift
+    assert (left_out.card.margin, left_out.card.along) == (24, "x")
+    assert "24 px at either selvedge" in left_out.read("report.html").decode()
+    words = (
+        "train",
+        "anomaly",
+        elsewhere / "striped",
+        "--profile",
+        left_out.folder,
+        "--method",
+        "prediction",
+    )
+    assert run(capsys, *words, "--margin", 30)[0] == 0
+    again = Profile.open(left_out.folder).card
+    assert (again.margin, again.along) == (30, "x")
+    assert again.operating_point.megapixels_seen == pytest.approx((180 - 60) * 300 / 1e6)
+
+
+def test_a_budget_says_how_much_is_remembered_and_a_gan_what_it_compares(
+    copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "anomaly", fabrics / "new/good", "--profile", copied)
+    remembered = []
+    for budget in (0.2, 1):
+        assert run(capsys, *words, "--method", "memory", "--budget", budget)[0] == 0
+        remembered.append(Profile.open(copied).card.files["normality.safetensors"].size)
+    assert 3 < remembered[1] / remembered[0] < 7
+    few = ("--method", "ganomaly", "--compare", "pixels+frozen", "--minutes", 0.02)
+    assert run(capsys, *words, *few)[0] == 0
+    normality = Profile.open(copied).normality()
+    assert normality is not None
+    assert normality.by_name["ganomaly"].to_arrays()["residuals"].tolist() == [1, 0, 1]
+
+
+def test_margins_that_leave_nothing_or_are_none_are_refused(
+    fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("learn", fabrics / "new/good", "--name", "x", "--margin")
+    assert "bad --margin" in refused(capsys, 2, *words, "-1")
+    assert "a margin of 150 px leaves nothing of the cloth" in refused(capsys, 2, *words, 150)
+    assert "a margin of 15 mm leaves" in refused(capsys, 2, *words, 15, "--mm-per-px", 0.1)
+    assert list(elsewhere.iterdir()) == []

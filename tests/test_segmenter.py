@@ -226,3 +226,17 @@ def test_a_base_without_types_starts_a_segmenter_with_them(material: Material) -
     assert torch.equal(named.state_dict()["head.weight"], base.state_dict()["head.weight"])
     with pytest.raises(RuntimeError, match="head"):
         start_from(named, {key: value for key, value in base.state_dict().items() if "head" not in key})
+
+
+def test_types_that_a_base_knows_are_known_from_the_start(material: Material) -> None:
+    base, _ = train_segmenter(material, TINY, steps=4, seed=1, types=("hole", "slub"))
+    x = torch.rand(1, 3, 64, 64)
+    places = torch.ones(1, 32, 32, dtype=torch.bool)
+    after = build("lite", types=("slub", "tear")).eval()
+    start_from(after, base.state_dict(), base.types)
+    with torch.no_grad():
+        (_, before), (_, now) = (network.eval().with_types(x, places) for network in (base, after))
+    assert before is not None
+    assert now is not None
+    assert torch.allclose(now[:, 0], before[:, 1], atol=1e-5)
+    assert not torch.allclose(now[:, 1], before[:, 0], atol=1e-2)

@@ -12,6 +12,7 @@ from loomsight.anomaly.drift import DriftCard
 from loomsight.config import Config
 from loomsight.detection.fusion import FusionPoint
 from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.margin import Along
 from loomsight.sealed import FileCard
 
 Runtime = Literal["torch", "onnxruntime", "openvino", "openvino-fp16", "openvino-int8"]
@@ -142,7 +143,11 @@ class GateCard(Config):
 
 
 class Card(Config):
-    """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown."""
+    """What ``profile.json`` says. ``created`` is UTC, ISO 8601; ``mm_per_px`` is null when unknown.
+
+    ``margin`` was left out at either selvedge, millimetres, or pixels without a scale; ``along`` is the
+    pictures' axis that runs along the roll.
+    """
 
     schema_version: int
     name: Annotated[str, AfterValidator(_nameable)]
@@ -150,6 +155,8 @@ class Card(Config):
     program: str
     network: NetworkCard
     mm_per_px: float | None = Field(gt=0, allow_inf_nan=False)
+    margin: float = Field(0.0, ge=0, allow_inf_nan=False)
+    along: Along = "y"
     operating_point: Annotated[OperatingPoint, AfterValidator(_possible)]
     detector: DetectorCard | None = None
     normality: NormalityCard | None = None

@@ -47,6 +47,7 @@ from loomsight.errors import ProfileError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.flat_field import FlatField
 from loomsight.fabric.images import read_image, to_rgb, write_png
+from loomsight.fabric.margin import Margin
 from loomsight.fabric.types import Mask, Picture
 from loomsight.files import new_folder, write_bytes, write_text
 from loomsight.sealed import Kind
@@ -102,6 +103,11 @@ class Profile:
         """Millimetres per pixel, or None when nobody said."""
         return self.card.mm_per_px
 
+    @property
+    def margin(self) -> Margin:
+        """What was left out at either selvedge when the fabric was learned."""
+        return Margin(self.card.margin, self.scale, self.card.along)
+
     @classmethod
     def save(
         cls,
@@ -113,6 +119,7 @@ class Profile:
         weights: Mapping[str, Tensor],
         operating_point: OperatingPoint,
         mm_per_px: float | None = None,
+        margin: Margin | None = None,
         texture: Mapping[str, NDArray[Any]] | None = None,
         texture_facts: Mapping[str, JsonValue] | None = None,
         camera: FlatField | None = None,
@@ -132,6 +139,7 @@ class Profile:
             folder: where; must not exist, or be empty, or with ``replace`` be an earlier profile.
             form: of the network, "lite" or "paper"; types: what it tells apart.
             weights: the network's state dict; NaN and infinity are refused.
+            margin: what was left out at either selvedge, and how the roll runs.
             texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
                 goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
             detector: the detector learned beside the network, its card and its state dict.
@@ -181,6 +189,7 @@ class Profile:
                     "program": f"loomsight {__version__}",
                     "network": {"name": NETWORK, "settings": {"form": form, "types": list(types)}},
                     "mm_per_px": mm_per_px,
+                    **_of_margin(margin or Margin()),
                     "operating_point": operating_point,
                     "detector": None if detector is None else detector[0],
                     "normality": None if normality is None else normality[0],
@@ -201,12 +210,14 @@ class Profile:
         normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]],
         operating_point: OperatingPoint,
         drift: DriftCard | None,
+        margin: Margin | None = None,
         what: str,
     ) -> Self:
         """The profile in its own folder with another normality; whole, or as it was.
 
         Args:
-            normality, operating_point, drift: what takes the place of its own.
+            normality, operating_point, drift, margin: what takes the place of its own; without a margin that
+                stays.
             what: one line on why, for the card's training facts.
 
         Raises:
@@ -226,6 +237,7 @@ class Profile:
                 "normality": normality[0],
                 "operating_point": operating_point,
                 "drift": drift,
+                **_of_margin(margin or self.margin),
                 "engines": engines,
                 "gate": None,
                 "training": {**self.card.training, "renewed": [*cast(list[JsonValue], told), what]},
@@ -593,6 +605,11 @@ class Profile:
             why = "these are not the weights of its detector"
             raise ProfileError("the profile cannot be used", where=self.folder / DETECTOR, why=why) from error
         return network
+
+
+def _of_margin(margin: Margin) -> dict[str, Any]:
+    """What the card says of it."""
+    return {"margin": margin.width, "along": margin.along}
 
 
 def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

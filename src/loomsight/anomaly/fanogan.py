@@ -25,8 +25,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from loomsight.anomaly import Residual
 from loomsight.anomaly.cells import CellDiscriminator, CellEncoder, CellGenerator, over_shifts
-from loomsight.anomaly.residual import Residual, Reweaving
+from loomsight.anomaly.residual import Reweaving
 from loomsight.fabric.types import Picture
 
 LATENT = 32

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -23,11 +23,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from loomsight.anomaly import Residual
 from loomsight.anomaly.cells import load_arrays, state_arrays
 from loomsight.anomaly.features import Features
 from loomsight.fabric.types import Picture
 
-Residual = Literal["pixels", "features", "frozen"]
 _ALL: tuple[Residual, ...] = ("pixels", "features", "frozen")
 _SPREAD = 3.0  # pixels that squared differences are averaged over, a Gaussian's deviation
 _LEAST = 1e-4

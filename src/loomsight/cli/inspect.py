@@ -43,12 +43,21 @@ def inspect(
         bool, typer.Option("--maps", help="Write each score map too: maps/NAME.png, 16 bits, score × 65535.")
     ] = False,
     along: Annotated[
-        Along, typer.Option(help="The pictures' axis that runs along the roll: y, their height, or x.")
-    ] = Along.Y,
+        Along | None,
+        typer.Option(
+            help="The pictures' axis that runs along the roll: y, their height, or x; as learned if not "
+            "given.",
+            show_default=False,
+        ),
+    ] = None,
     margin: Annotated[
-        float,
-        typer.Option(help="Report nothing so near either selvedge, in mm, or in pixels without a scale."),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            help="Report nothing so near either selvedge, in mm, or in pixels without a scale; as learned if "
+            "not given.",
+            show_default=False,
+        ),
+    ] = None,
     false_alarms: Annotated[
         float | None,
         typer.Option(
@@ -82,6 +91,7 @@ def inspect(
       loomsight inspect roll7/ --profile twill --false-alarms 5 --margin 25
       loomsight inspect roll7/ --profile twill --engine openvino --no-gate
     """
+    from loomsight.fabric.margin import check_width
     from loomsight.inspection import line
     from loomsight.inspection.sources import open_source
     from loomsight.profile import Profile
@@ -90,8 +100,7 @@ def inspect(
     frames = open_source(source)
     if false_alarms is not None and not 0 < false_alarms < float("inf"):
         raise UsageError("bad --false-alarms", where=f"{false_alarms:g}", why="it must be a number above 0")
-    if not 0 <= margin < float("inf"):
-        raise UsageError("bad --margin", where=f"{margin:g}", why="it must be 0 or more")
+    check_width(margin)
     opened = Profile.open(profile)
     if false_alarms is not None:
         opened = opened.promising(false_alarms)
@@ -106,7 +115,7 @@ def inspect(
             runtime=None if engine is Runtime.AUTO else engine.value,  # type: ignore[arg-type]  # the same names
             gate=not no_gate,
             maps=maps,
-            along=along.value,
+            along=None if along is None else along.value,
             margin=margin,
             strict=strict,
             progress=progress,

@@ -30,6 +30,13 @@ class Beside(StrEnum):
     DETECTOR = "detector"
 
 
+class Along(StrEnum):
+    """The axis of a picture that runs along the roll."""
+
+    X = "x"
+    Y = "y"
+
+
 class BadPictures(StrEnum):
     """What follows from a picture that cannot be read."""
 
@@ -94,9 +101,20 @@ def learn(
     web_width: Annotated[
         float | None,
         typer.Option(
-            help="Inspected width in mm, with --mm-per-px; the pictures' if not given.", show_default=False
+            help="Inspected width in mm, with --mm-per-px; the pictures' less the margins if not given.",
+            show_default=False,
         ),
     ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            help="Learn nothing so near either selvedge, in mm, or in pixels without a scale; 'loomsight "
+            "inspect' then reports nothing there."
+        ),
+    ] = 0.0,
+    along: Annotated[
+        Along, typer.Option(help="The pictures' axis that runs along the roll: y, their height, or x.")
+    ] = Along.Y,
     network: Annotated[
         Network | None,
         typer.Option(
@@ -147,8 +165,10 @@ def learn(
       loomsight learn good/ --name twill --known fabrics/ --minutes 10
       loomsight learn good/ --name twill --with detector --base base --minutes 20
       loomsight learn 'roll7/*.png' --name denim --mm-per-px 0.1 --web-width 1600 --false-alarms 5
+      loomsight learn good/ --name twill --mm-per-px 0.1 --margin 25
     """
     from loomsight.fabric.images import find_images
+    from loomsight.fabric.margin import check_width
     from loomsight.profile import check_name, check_target
 
     check_name(name)
@@ -163,6 +183,7 @@ def learn(
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
+    check_width(margin)
     if seed is not None and seed < 0:
         raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
     if web_width is not None and mm_per_px is None:
@@ -190,6 +211,8 @@ def learn(
             false_alarms=false_alarms,
             mm_per_px=mm_per_px,
             web_width_mm=web_width,
+            margin=margin,
+            along=along.value,
             seed=seed,
             on_bad_picture=None if bad_pictures is None else bad_pictures.value,
             recipe=None if arms is None else {"arms": arms},
@@ -260,6 +283,8 @@ def _summary(profile: Profile) -> dict[str, Any]:
         "false_alarms": point.promised,
         "per": point.unit,
         "mm_per_px": card.mm_per_px,
+        "margin": card.margin,
+        "along": card.along,
     }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from loomsight.anomaly import METHODS, methods_of
+from loomsight.anomaly import GANS, METHODS, methods_of, residuals_of
 from loomsight.errors import UsageError
+from loomsight.fabric.margin import check_width
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -199,6 +201,30 @@ def anomaly(
     minutes: Annotated[
         float | None, typer.Option(help="Of training; 5 if not given.", show_default=False)
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Learn nothing so near either selvedge, in mm, or in pixels without a scale; as the profile "
+            "has it if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a memory while it learns, in MB; 4 if not given. A larger one remembers more of uneven "
+            "cloth, and compares longer.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="What a GAN compares of a picture and of what it wove again: pixels, features (its own), "
+            "frozen (those of a network that knows photographs), joined by +; pixels+features if not given.",
+            show_default=False,
+        ),
+    ] = None,
     seed: _Seed = None,
     json: _Json = False,
 ) -> None:  # fmt: skip
@@ -211,9 +237,22 @@ def anomaly(
     Examples:
       loomsight train anomaly twill/good --profile twill
       loomsight train anomaly twill/good --profile twill --method memory+prediction+bars+student --minutes 10
+      loomsight train anomaly twill/good --profile twill --margin 25
+      loomsight train anomaly twill/good --profile twill --budget 16
+      loomsight train anomaly twill/good --profile twill --method fanogan --compare pixels+frozen
     """
-    _check(("--minutes", minutes), seed=seed)
+    _check(("--minutes", minutes), ("--budget", budget), seed=seed)
+    check_width(margin)
     names = methods_of(method)
+    residuals = None if compare is None else residuals_of(compare)
+    for option, given, those in (("--budget", budget, ("memory",)), ("--compare", compare, GANS)):
+        if given is not None and not set(names) & set(those):
+            raise UsageError(
+                f"{option} says nothing here",
+                where=method,
+                why=f"it is for {' and '.join(those)}",
+                do="leave it out, or choose another --method",
+            )
 
     from loomsight.learn.renew import train_anomaly
     from loomsight.profile import Profile
@@ -227,6 +266,9 @@ def anomaly(
             names,
             minutes=minutes or 5.0,
             seed=seed or 0,
+            margin=None if margin is None else replace(opened.margin, width=margin),
+            budget_mb=budget,
+            residuals=residuals,
             progress=progress,
         )
     point = made.card.operating_point

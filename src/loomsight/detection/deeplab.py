@@ -89,6 +89,10 @@ def _doubled(x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h2 w2"]:
     return F.pixel_shuffle(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight), 2)
 
 
+_NAMES = "naming.3."
+"""The last layer of what :func:`_naming` builds, in a state dict."""
+
+
 def _naming(channels: int, types: int) -> nn.Sequential:
     alike = nn.BatchNorm2d(channels)  # the levels of a backbone have scales of their own
     return nn.Sequential(alike, nn.Conv2d(channels, 96, 1), nn.ReLU(inplace=True), nn.Conv2d(96, types, 1))
@@ -200,9 +204,22 @@ def build(
     return DeepLabLite(pretrained=pretrained, types=types)
 
 
-def start_from(network: Segmenter, weights: Mapping[str, Tensor]) -> None:
-    """Take over the weights of a segmenter that tells no types, or other ones, apart: all but these."""
+def start_from(network: Segmenter, weights: Mapping[str, Tensor], types: Sequence[str] = ()) -> None:
+    """Take over the weights of a segmenter that tells ``types`` apart.
+
+    Types that both know keep what was learned of them, new ones start afresh.
+    """
     own = {key: value for key, value in weights.items() if not key.startswith("naming.")}
+    both = [name for name in network.types if name in types]
+    if both:
+        fresh = network.state_dict()
+        rows = [network.types.index(name) for name in both], [types.index(name) for name in both]
+        for key in (key for key in fresh if key.startswith("naming.")):
+            if key.startswith(_NAMES):  # a row for each type
+                own[key] = fresh[key].clone()
+                own[key][rows[0]] = weights[key][rows[1]]
+            else:
+                own[key] = weights[key]
     missing = network.load_state_dict(own, strict=False).missing_keys
     wrong = [key for key in missing if not key.startswith("naming.")]
     if wrong:

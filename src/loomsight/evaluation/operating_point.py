@@ -17,8 +17,10 @@ distribution the scores have, the mean number of alarms that new cloth of the sa
 highest alarm is distributed as Gamma(s): the finite-sample guarantee of conformal prediction (Vovk et al.,
 Algorithmic Learning in a Random World, 2005) for counts in an area. :meth:`OperatingPoint.certain` turns that
 into a rate. It needs no assumption on the tail, and it is wide: with no alarm in 1 Mpx, up to 3.7 in each Mpx
-are possible. Twelve allowed alarms make it about a factor of two. It holds for scores that were fixed before
-this cloth was looked at.
+are possible. Twelve allowed alarms make it about a factor of two. It holds for scores and a grouping that
+were fixed before this cloth was looked at. In a profile a network's scores are, but the cloth held back also
+says what a normality expects, how it is united with the network, and which faint pixels join pieces: there
+the bounds are what chance alone leaves open, no more (benchmarks/certainty.py counts how often they hold).
 
 Alarms in clusters, or cloth that differs from what was seen, break the promise; more good cloth helps.
 """

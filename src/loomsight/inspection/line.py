@@ -26,12 +26,13 @@ from loomsight.errors import ImageError, LoomsightError, ProfileError, UsageErro
 from loomsight.evaluation.operating_point import AlarmRate
 from loomsight.fabric.images import encode_png, write_png
 from loomsight.fabric.look import Look
+from loomsight.fabric.margin import Along, Margin
 from loomsight.fabric.types import Picture, Region
 from loomsight.files import new_folder, write_bytes
 from loomsight.inspection.drift import DriftCheck
 from loomsight.inspection.familiar import ClothCheck
 from loomsight.inspection.looking import Looking, Namer, Scorer, Seen, checked, said_of_gate
-from loomsight.inspection.record import Along, Found, Gap, Numbering, Record, is_inspection
+from loomsight.inspection.record import Found, Gap, Numbering, Record, is_inspection
 from loomsight.inspection.report import Gallery, write_report
 from loomsight.inspection.rollmap import Mark, RollMap
 from loomsight.inspection.sources import Frame, Prefetched, Source, Unread, open_source
@@ -161,8 +162,8 @@ def inspect(
     runtime: Runtime | None = None,
     gate: bool = True,
     maps: bool = False,
-    along: Along = "y",
-    margin: float = 0.0,
+    along: Along | None = None,
+    margin: float | None = None,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -178,8 +179,9 @@ def inspect(
         gate: let the profile's gate, if it has one, pass what is surely good; not in torch, nor where every
             score map is wanted.
         maps: write every score map too, as ``maps/STEM.png``, 16 bits, score × 65535.
-        along: the axis of the pictures that runs along the roll.
-        margin: millimetres at either selvedge, pixels without a scale, in which nothing is reported.
+        along: the axis of the pictures that runs along the roll; as the fabric was learned if None.
+        margin: millimetres at either selvedge, pixels without a scale, in which nothing is reported; as much
+            as was left out when the fabric was learned if None.
         strict: a picture that cannot be read ends the inspection; otherwise it is skipped and counted.
 
     Raises:
@@ -198,8 +200,11 @@ def inspect(
             Looking(profile, engine, runtime or profile.fastest, gated=gate and not maps),
             out=out,
             maps=work if maps else None,
-            along=along,
-            margin=margin,
+            margin=Margin(
+                profile.margin.width if margin is None else margin,
+                profile.scale,
+                along or profile.margin.along,
+            ),
         )
         with Record(work, profile.scale) as record:
             walk.run(record, strict=strict, progress=progress)
@@ -237,24 +242,22 @@ class _Walk:
         *,
         out: Path,
         maps: Path | None,
-        along: Along,
-        margin: float,
+        margin: Margin,
     ) -> None:
         point = profile.card.operating_point
         self.frames, self.profile, self.gallery = frames, profile, Gallery()
         self.gaps: list[Gap] = []  # the first few, for the report
         self.result = Inspection(
-            out=out, source=frames.title, profile=profile.name, along=along, mm_per_px=profile.scale,
+            out=out, source=frames.title, profile=profile.name, along=margin.along, mm_per_px=profile.scale,
             when=datetime.now().astimezone().isoformat(timespec="seconds"),
             rate=point.rate, notes=list(frames.notes),
         )  # fmt: skip
         self._looking, self._maps, self._point = looking, maps, point
         self._detector, self._camera = looking.detector, profile.camera()
         self.result.engine = getattr(looking.engine, "runtime", "")
-        self._margin = margin / (profile.scale or 1.0)  # pixels
-        self._said_margin = f"{margin:g} {'px' if profile.scale is None else 'mm'}"
+        self._margin = margin
         self._cloth, self._drift = ClothCheck(profile, frames.total), DriftCheck(profile, frames.total)
-        self._numbering = Numbering(along, point.merge_gap)
+        self._numbering = Numbering(margin.along, point.merge_gap)
         self._waiting: list[Unread] = []  # unread pictures before the first that tells a length
         self._last: int | None = None  # length of the picture before, pixels
         self._first_error: ImageError | None = None
@@ -291,9 +294,9 @@ class _Walk:
             self.result.notes.append(self._cloth.note)
         if self.result.along == "x" and self.result.rate.unit == "100 m":
             self.result.notes += self._other_width()
-        if self._margin:
+        if self._margin.width:
             self.result.notes.append(
-                f"Nothing is reported within {self._said_margin} of either selvedge; "
+                f"Nothing is reported within {self._margin} of either selvedge; "
                 f"regions left out there: {self.result.left_out:,}."
             )
         missing = ledger.skipped + ledger.failed
@@ -306,7 +309,8 @@ class _Walk:
     def _other_width(self) -> list[str]:
         """That the promise per 100 m was made for a web of another width, as learning knows no --along."""
         scale, rate = self.result.mm_per_px or 1.0, self.result.rate
-        promised, seen = rate.megapixels * 10 * scale**2, self.result.width_px * scale
+        inspected = self.result.width_px - 2 * self._margin.pixels
+        promised, seen = rate.megapixels * 10 * scale**2, inspected * scale
         if 0.8 < promised / max(seen, 1e-9) < 1.25:
             return []
         return [
@@ -314,21 +318,12 @@ class _Walk:
             f"that is the whole web, learn with --web-width {seen:.0f}."
         ]
 
-    def _check_margin(self, name: str, across: int) -> None:
-        if 2 * self._margin >= across:
-            raise UsageError(
-                f"a margin of {self._said_margin} leaves nothing of the cloth",
-                where=name,
-                why=f"the picture is {across} px wide",
-                do="give a smaller --margin",
-            )
-
     def _frame(self, frame: Frame, look: Seen, record: Record) -> None:
         result, image = self.result, frame.image
         height, width = image.shape[:2]
         length, across = (height, width) if result.along == "y" else (width, height)
         if not result.ledger.received:  # of the first it is a wrong argument, of a later one a wrong picture
-            self._check_margin(frame.name, across)
+            self._margin.check(frame.name, across)
         self._last = length
         for unread in self._waiting:
             self._skip(unread, record)
@@ -338,7 +333,7 @@ class _Walk:
         start = result.length_px
         result.length_px += length
         try:
-            self._check_margin(frame.name, across)
+            self._margin.check(frame.name, across)
             score = checked(look, image)
             everywhere = self._regions(image, score)
             regions = [one for one in everywhere if self._on_cloth(one, across)]
@@ -360,9 +355,9 @@ class _Walk:
         for found in founds:
             record.add(found)
         self.gallery.offer(founds, image, score, self._point)
-        self._cloth.look(frame.index, image)
         seen = image if self._camera is None else self._camera.correct(image)
-        self._drift.look(frame.index, frame.name, seen, score)
+        self._cloth.look(frame.index, self._margin.between(image))
+        self._drift.look(frame.index, frame.name, self._margin.between(seen), self._between(score))
         if self._maps is not None:
             # Rounded to the nearest: a score of exactly n/65535 comes back as it was.
             write_png(
@@ -371,7 +366,7 @@ class _Walk:
             )
         result.ledger.inspected += 1
         result.inspected_px += length
-        result.megapixels += height * width / 1e6
+        result.megapixels += length * (across - 2 * self._margin.pixels) / 1e6
         result.regions += len(founds)
         result.defects = self._numbering.count
         result.defective += bool(founds)
@@ -386,10 +381,17 @@ class _Walk:
         engine = self._looking.engine
         return engine.name(image, regions) if regions and isinstance(engine, Namer) else regions
 
+    def _between(self, score: Look) -> Look:
+        """What was seen between the margins."""
+        if score.score is None or not self._margin.width:
+            return score
+        part = self._margin.between(score.score)
+        return Look((part.shape[0], part.shape[1]), part, score.complete)
+
     def _on_cloth(self, region: Region, across: int) -> bool:
         """Whether a region reaches beyond the margins."""
         low, high = region.box[0::2] if self.result.along == "y" else region.box[1::2]
-        return high > self._margin and low < across - self._margin
+        return high > self._margin.pixels and low < across - self._margin.pixels
 
     def _unread(self, unread: Unread, record: Record) -> None:
         self._first_error = self._first_error or unread.error

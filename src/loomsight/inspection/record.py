@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from loomsight.fabric.margin import Along
 from loomsight.fabric.types import UNKNOWN, Place, Region
 from loomsight.files import RESULTS, RESULTS_BEGIN, written_by_us
 
-Along = Literal["x", "y"]
 COLUMNS = (
     "picture", "index", "score", "type", "along_m", "across_mm", "length_mm",
     "along_px", "across_px", "x0", "y0", "x1", "y1", "area_px", "length_px", "defect",

@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loomsight.anomaly import fanogan, ganomaly
+from loomsight.anomaly import Residual, fanogan, ganomaly
 from loomsight.anomaly.cells import CellDiscriminator, for_use
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.ganomaly import Ganomaly
-from loomsight.anomaly.residual import Residual
 from loomsight.fabric.types import Picture
 from loomsight.learn.goodpatches import GoodPatches
 from loomsight.progress import Progress
@@ -120,8 +119,11 @@ def train_fanogan(
     residuals: Sequence[Residual] = ("pixels", "features"),
     seed: int = 0,
     progress: Progress | None = None,
-) -> FAnoGan:
+) -> tuple[FAnoGan, int]:
     """Train f-AnoGAN on evenly lit good pictures, for so many steps or seconds of both halves together.
+
+    Returns:
+        f-AnoGAN, and how many steps were done.
 
     Raises:
         TrainingError: it diverged.
@@ -130,10 +132,14 @@ def train_fanogan(
     torch.manual_seed(seed)
     patches = GoodPatches(even, PATCH, BATCH, seed=seed)
     made = FAnoGan(patches.channels, residuals)
-    fit(CellGanTask(made), patches.batch, _settings(steps, seconds, _WEAVING, seed), progress=progress)
-    fit(EncoderTask(made), patches.batch, _settings(steps, seconds, 1 - _WEAVING, seed), progress=progress)
+    weaving = fit(
+        CellGanTask(made), patches.batch, _settings(steps, seconds, _WEAVING, seed), progress=progress
+    )
+    finding = fit(
+        EncoderTask(made), patches.batch, _settings(steps, seconds, 1 - _WEAVING, seed), progress=progress
+    )
     for_use(made.networks())
-    return made
+    return made, weaving.steps + finding.steps
 
 
 def train_ganomaly(
@@ -144,8 +150,11 @@ def train_ganomaly(
     residuals: Sequence[Residual] = ("pixels", "features"),
     seed: int = 0,
     progress: Progress | None = None,
-) -> Ganomaly:
+) -> tuple[Ganomaly, int]:
     """Train GANomaly on evenly lit good pictures, for so many steps or seconds.
+
+    Returns:
+        GANomaly, and how many steps were done.
 
     Raises:
         TrainingError: it diverged.
@@ -154,9 +163,9 @@ def train_ganomaly(
     torch.manual_seed(seed)
     patches = GoodPatches(even, PATCH, BATCH, seed=seed)
     made = Ganomaly(patches.channels, residuals)
-    fit(GanomalyTask(made), patches.batch, _settings(steps, seconds, 1.0, seed), progress=progress)
+    done = fit(GanomalyTask(made), patches.batch, _settings(steps, seconds, 1.0, seed), progress=progress)
     for_use(made.networks())
-    return made
+    return made, done.steps
 
 
 def _settings(steps: int | None, seconds: float | None, share: float, seed: int) -> TrainSettings:

@@ -26,7 +26,7 @@ from loomsight.synthesis.diffusion import DiffusionSettings, train_diffusion
 from loomsight.synthesis.fusion import FusionSettings, train_fusion
 from loomsight.synthesis.multistage import Stage1
 from loomsight.synthesis.patches import PatchMaker
-from loomsight.synthesis.recipe import Material, Recipe
+from loomsight.synthesis.recipe import Material, Recipe, types_in
 from loomsight.synthesis.texture_gan import TextureGanSettings, train_texture_gan
 from loomsight.texture.gram import TextureEncoder
 
@@ -129,8 +129,9 @@ def train_network(
         network, history = train_detector(material, recipe, detector, start=start, **common)
         built = {"form": detector.form, "types": list(network.types), "tile": detector.tile}
     else:
-        network, history = train_segmenter(material, recipe, SegmenterSettings(), **common)
-        built = {"form": "lite"}
+        types = types_in(material, recipe)
+        network, history = train_segmenter(material, recipe, SegmenterSettings(), types=types, **common)
+        built = {"form": "lite", "types": list(types)}
     facts = {
         "known": told,
         "steps": history.steps,
@@ -184,8 +185,14 @@ def train_base_on(
     progress.say("segmenter")
     good = [picture.image for picture in pictures if picture.mask is not None and not picture.mask.any()]
     recipe = settings.recipe if good else Recipe(arms=("none",), tile=settings.recipe.tile)
+    material = Material(good, list(pictures))
     segmenter, learned = train_segmenter(
-        Material(good, list(pictures)), recipe, SegmenterSettings(), seconds=seconds["segmenter"], **common
+        material,
+        recipe,
+        SegmenterSettings(),
+        types=types_in(material, recipe),
+        seconds=seconds["segmenter"],
+        **common,
     )
     steps = {"segmenter": learned.steps}
     progress.say("stage 1: defects from texture")
@@ -198,7 +205,7 @@ def train_base_on(
     steps["stage2"] = history.steps
     networks: dict[str, Any] = {"segmenter": segmenter, "stage1": stage1, "stage2": stage2}
     built = {
-        "segmenter": {"form": "lite"},
+        "segmenter": {"form": "lite", "types": list(segmenter.types)},
         "stage1": stage1.settings.model_dump(mode="json"),
         "stage2": settings.stage2.model_dump(mode="json"),
     }

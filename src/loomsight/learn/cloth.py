@@ -11,6 +11,7 @@ import numpy as np
 from loomsight.anomaly.drift import sharpness
 from loomsight.datasets.annotations import picture_size
 from loomsight.errors import ImageError
+from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.types import Picture
 from loomsight.progress import Progress
@@ -85,6 +86,18 @@ def doubts_about(names: Sequence[str], pictures: Sequence[Picture]) -> list[Doub
     return doubts
 
 
+def too_little(point: OperatingPoint) -> Doubt | None:
+    """Whether the cloth that set a threshold is too small to show its promise."""
+    if not point.extrapolated:
+        return None
+    text = (
+        f"the threshold rests on {point.megapixels_seen:.2g} Mpx of good cloth, less than one false alarm's "
+        f"worth at {point.promised:g} per {point.unit}: it was extrapolated from the highest scores seen, on "
+        "the safe side; more good cloth makes it firmer"
+    )
+    return Doubt("little", text)
+
+
 @dataclass(frozen=True, slots=True)
 class GoodCloth:
     """Good pictures, parted into what is learned from and what sets the operating point.
@@ -102,21 +115,37 @@ class GoodCloth:
 def part(pictures: Sequence[Picture], *, least: int = 160) -> GoodCloth:
     """Keep a quarter of the cloth back for the operating point.
 
-    Of pictures at least four times ``least`` pixels long, a quarter of each, by turns the last and the
-    first, so that every picture is learned from and both selvedges are in both parts; of smaller ones
-    every fourth picture; of fewer than four small ones nothing can be spared, and the threshold is set on
-    what was learned.
+    Of each picture at least four times ``least`` pixels long a quarter, by turns the last and the first, so
+    that every such picture is learned from and both selvedges are in both parts; of smaller ones whole
+    pictures, as every fourth of equal ones is. Where that comes to less than an eighth of the cloth, or there
+    are fewer than four small pictures and nothing else, none can be spared: the threshold is set on what was
+    learned.
     """
-    if min(max(image.shape[:2]) for image in pictures) >= 4 * least:
-        halves = [_cut(image, first=bool(number % 2)) for number, image in enumerate(pictures)]
-        return GoodCloth(tuple(a for a, _ in halves), tuple(b for _, b in halves), disjoint=True)
-    if len(pictures) >= 4:
-        return GoodCloth(
-            tuple(image for i, image in enumerate(pictures) if i % 4 != 3),
-            tuple(pictures[3::4]),
-            disjoint=True,
-        )
-    return GoodCloth(tuple(pictures), tuple(pictures), disjoint=False)
+    learn: list[Picture] = []
+    judge: list[Picture] = []
+    small: list[Picture] = []
+    for image in pictures:
+        if max(image.shape[:2]) < 4 * least:
+            small.append(image)
+            continue
+        most, quarter = _cut(image, first=bool(len(learn) % 2))
+        learn.append(most)
+        judge.append(quarter)
+    enough = len(small) >= 4 or bool(learn)
+    seen = kept = 0
+    for image in small:
+        area = image.shape[0] * image.shape[1]
+        seen += area
+        taken = kept + area / 2 < seen / 4  # so that what is kept comes nearer to a quarter
+        (judge if taken else learn).append(image)
+        kept += area if taken else 0
+    if not enough or 8 * _area(judge) < _area(pictures):
+        return GoodCloth(tuple(pictures), tuple(pictures), disjoint=False)
+    return GoodCloth(tuple(learn), tuple(judge), disjoint=True)
+
+
+def _area(pictures: Sequence[Picture]) -> int:
+    return sum(image.shape[0] * image.shape[1] for image in pictures)
 
 
 def _cut(image: Picture, *, first: bool) -> tuple[Picture, Picture]:

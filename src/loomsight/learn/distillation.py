@@ -120,8 +120,11 @@ def train_student(
     seconds: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Student:
+) -> tuple[Student, int]:
     """Train teacher, student and autoencoder on evenly lit good pictures, for so many steps or seconds.
+
+    Returns:
+        the student, and how many steps of both halves were done.
 
     Raises:
         TrainingError: it diverged.
@@ -132,16 +135,18 @@ def train_student(
     made = Student(good.channels)
     disturbed: Callable[[int], Tensor] = lambda k: good.made(k, lambda rng: _disturbed(good, rng))  # noqa: E731
     first = torch.cat([good.batch(k) for k in range(_LOOKED_AT)]).to(made.device)
-    fit(
+    teaching = fit(
         TeacherTask(made, Features(), first),
         disturbed,
         _settings(steps, seconds, _TEACHING, seed),
         progress=progress,
     )
-    fit(StudentTask(made), good.batch, _settings(steps, seconds, 1 - _TEACHING, seed), progress=progress)
+    learning = fit(
+        StudentTask(made), good.batch, _settings(steps, seconds, 1 - _TEACHING, seed), progress=progress
+    )
     for_use(made.networks())
     _whiten(made, torch.cat([good.batch(k) for k in range(_WHITENED)]).to(made.device))
-    return made
+    return made, teaching.steps + learning.steps
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,9 @@ from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.flat_field import FlatField, flat_field
 from loomsight.fabric.images import find_images, read_images, to_rgb
+from loomsight.fabric.margin import Along, Margin
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
-from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread
+from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread, too_little
 from loomsight.learn.detector import (
     DetectorSettings,
     LearnedDetector,
@@ -69,7 +70,9 @@ class LearnSettings(Config):
     steps: PositiveInt | None = None  # of training at most; given alone with a seed, the result repeats
     false_alarms: PositiveFloat | None = None  # promised; default 1 per megapixel, with a scale 2 per 100 m
     mm_per_px: PositiveFloat | None = None  # scale of the pictures
-    web_width_mm: PositiveFloat | None = None  # default: the width of a picture
+    web_width_mm: PositiveFloat | None = None  # default: the width of a picture, less the margins
+    margin: float = Field(0.0, ge=0)  # left out at either selvedge: millimetres, pixels without a scale
+    along: Along = "y"  # the pictures' axis that runs along the roll
     on_bad_picture: str = Field("fail", pattern="^(fail|skip)$")  # a picture that cannot be read
     seed: int = Field(0, ge=0)
     recipe: Recipe = Recipe()
@@ -80,6 +83,11 @@ class LearnSettings(Config):
         "bars",
     )  # for what no label covers; may be empty
     detector: DetectorSettings | None = None  # learned beside the segmenter, for boxes and types
+
+    @property
+    def edges(self) -> Margin:
+        """What is left out at either selvedge."""
+        return Margin(self.margin, self.mm_per_px, self.along)
 
 
 @dataclass
@@ -157,8 +165,7 @@ def learn(
     generated = [arm for arm in settings.recipe.arms if arm in GENERATED]
     opened = _open_base(base, generated, wanted=settings.detector is not None and shipped().is_dir())
     names, pictures, skipped = _read_good(paths, settings, progress)
-    doubts = doubts_about(names, pictures)
-    camera, pictures = _without_lines(pictures, doubts)
+    camera, pictures, doubts = _without_lines(names, pictures, settings.edges)
 
     progress.say("reading the known fabrics" if known else "weaving known cloth")
     material_known, known_text = _known(known, paths, settings, progress)
@@ -183,16 +190,17 @@ def learn(
     maker = TileMaker(settings.recipe, material, seed=settings.seed)
     after = _seconds_after(settings.segmenter, cloth.judge)
     left = time_to_train(settings.minutes * 60, spent=time.monotonic() - started, after=after)
+    start = _start(opened, base, settings)
     share = 1 - DETECTOR_SHARE if settings.detector is not None else 1.0
     network, history = train_segmenter(
         material,
         settings.recipe,
         settings.segmenter,
-        types=types_in(material, settings.recipe),
+        types=sorted({*types_in(material, settings.recipe), *(start[1] if start is not None else ())}),
         steps=settings.steps,
         seconds=share * left,
         seed=settings.seed,
-        start=_start(opened, base, settings),
+        start=start,
         progress=progress,
     )
     progress.say("operating point")
@@ -249,6 +257,7 @@ def learn(
         weights=network.state_dict(),
         operating_point=point,
         mm_per_px=settings.mm_per_px,
+        margin=settings.edges,
         texture=learned.familiarity,
         texture_facts={"backbone": encoder.backbone, "source": encoder.source, "fabric": name},
         camera=camera,
@@ -295,11 +304,14 @@ def _united(
 
 
 def _of_threshold(point: OperatingPoint, normality: LearnedNormality | None) -> list[Doubt]:
-    """What its promise costs."""
-    doubts = []
+    """What its promise costs, and what it rests on."""
+    little = too_little(point)
+    doubts = [] if little is None else [little]
     if point.alarms_seen > point.alarms_allowed:
         text = "good cloth itself has places as certain as any defect: look at the highest scores below"
         doubts.append(Doubt("saturated", text))
+    if normality is not None:
+        doubts += normality.doubts
     if normality is not None and not normality.sees_bars:
         doubts.append(Doubt("bars", NO_BARS))
     return doubts
@@ -355,21 +367,24 @@ def _without_empty(settings: LearnSettings, banks: dict[str, Bank], doubts: list
     return settings.model_copy(update={"recipe": recipe})
 
 
-def _start(opened: Base | None, base: Path | None, settings: LearnSettings) -> dict[str, Tensor] | None:
-    """The weights to start from: those of a base that was asked for.
+def _start(
+    opened: Base | None, base: Path | None, settings: LearnSettings
+) -> tuple[dict[str, Tensor], tuple[str, ...]] | None:
+    """The weights to start from, and the types which they tell apart: those of a base that was asked for.
 
     The program's own base learned from woven cloth alone; what starts there is no better on real cloth
     after the minutes of a learning, and was worse from another such base (docs/base-weights.md).
     """
     if opened is None or base is None or settings.segmenter.form != "lite":
         return None
-    return opened.weights("segmenter")
+    types = cast("list[str]", opened.card.networks.get("segmenter", {}).get("types", []))
+    return opened.weights("segmenter"), tuple(types)
 
 
 def _seconds_after(settings: SegmenterSettings, judge: Sequence[Picture]) -> float:
     """How long calibration and the report will take, by the speed of this machine as it is now."""
     engine = TorchEngine(build(settings.form, resnet_weights=settings.resnet_weights))
-    sample = to_rgb(judge[0][:256, :256])
+    sample = to_rgb(max(judge, key=lambda image: image.size)[:256, :256])
     engine.score(sample)  # the first call is slower
     started = time.monotonic()
     engine.score(sample)
@@ -390,13 +405,22 @@ def _unfinished(history: History, tried: Sequence[Trial]) -> list[Doubt]:
     return []
 
 
-def _without_lines(pictures: list[Picture], doubts: list[Doubt]) -> tuple[FlatField | None, list[Picture]]:
-    """The lines that the camera draws into every picture, and the pictures without them."""
-    camera = flat_field(pictures)
+def _without_lines(
+    names: Sequence[str], pictures: Sequence[Picture], margin: Margin
+) -> tuple[FlatField | None, list[Picture], list[Doubt]]:
+    """The lines that the camera draws, the cloth between the margins without them, and doubts about it."""
+    for name, image in zip(names, pictures, strict=True):
+        margin.check(name, margin.across(image))
+    inner = [margin.between(image) for image in pictures]
+    doubts = doubts_about(names, inner)
+    camera = flat_field(inner)
     if camera is None:
-        return None, pictures
-    doubts.append(Doubt("camera", camera.text))
-    return camera, [camera.correct(image) for image in pictures]
+        return None, inner, doubts
+    within = [camera.correct(image) for image in inner]
+    beside = (pictures[0].shape[1] - len(camera.gains)) // 2  # columns that the margins have
+    whole = FlatField(np.pad(camera.gains, beside, constant_values=1.0))
+    doubts.append(Doubt("camera", whole.text))
+    return whole, within, doubts
 
 
 def _read_good(
@@ -525,7 +549,8 @@ def _familiarity(
 def _rate(settings: LearnSettings, pictures: Sequence[Picture]) -> AlarmRate:
     if settings.mm_per_px is None:
         return AlarmRate.per_megapixel(settings.false_alarms or 1.0)
-    width = settings.web_width_mm or pictures[0].shape[1] * settings.mm_per_px
+    across = pictures[0].shape[1 if settings.along == "y" else 0]
+    width = settings.web_width_mm or across * settings.mm_per_px
     return AlarmRate.per_100_m(
         settings.false_alarms or 2.0, mm_per_pixel=settings.mm_per_px, web_width_mm=width
     )

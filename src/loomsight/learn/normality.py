@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
@@ -11,19 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from loomsight.anomaly import MethodName
+from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.bars import MOST
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
-from loomsight.anomaly.memory import Memory
+from loomsight.anomaly.memory import Memory, MemorySettings
 from loomsight.anomaly.normality import Method, Normality
 from loomsight.anomaly.prediction import Prediction
 from loomsight.card import NormalityCard
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture, ScoreMap
-from loomsight.learn.cloth import GoodCloth
+from loomsight.learn.cloth import Doubt, GoodCloth
 from loomsight.progress import Progress
 
+FEW_STEPS: Mapping[str, int] = {"student": 500, "fanogan": 1000, "ganomaly": 500}
+"""Training steps that each was measured with (docs/benchmarks.md): with fewer it finds less."""
+_CALLED = {"student": "the student", "fanogan": "f-AnoGAN", "ganomaly": "GANomaly"}
 NO_BARS = (
     "the promise is so strict that bars, bands of cloth a shade off, are not reported: allow more false "
     "alarms, or give more good cloth"
@@ -37,14 +40,23 @@ class LearnedNormality:
     normality: Normality
     strange: list[ScoreMap]
     calmed: list[NDArray[np.float32] | None]
+    doubts: list[Doubt] = field(default_factory=list)
     union: UnionPoint | None = None
     sees_bars: bool = True  # whether the promise lets bars be reported, if any are looked for
 
     @classmethod
-    def of(cls, normality: Normality, judge: Sequence[Picture], progress: Progress) -> Self:
+    def of(
+        cls,
+        normality: Normality,
+        judge: Sequence[Picture],
+        progress: Progress,
+        doubts: Sequence[Doubt] = (),
+    ) -> Self:
         """With a look at the cloth held back."""
         looks = [normality.look(image) for image in progress.track(judge, "strangeness", len(judge))]
-        return cls(normality, [strange for strange, _ in looks], [calmed for _, calmed in looks])
+        return cls(
+            normality, [strange for strange, _ in looks], [calmed for _, calmed in looks], list(doubts)
+        )
 
     @property
     def card(self) -> NormalityCard:
@@ -82,27 +94,45 @@ def fitting(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
+    budget_mb: float | None = None,
+    residuals: Sequence[Residual] | None = None,
     progress: Progress | None = None,
+    doubt: Callable[[Doubt], None] = lambda _: None,
 ) -> Callable[[Sequence[Picture]], Method]:
     """What learns a method from evenly lit good pictures.
 
     Args:
         steps, seconds: of training, whichever ends first; a memory looks at pictures for so many seconds, and
             a prediction needs neither.
+        budget_mb: of a memory while it learns, 4 if None.
+        residuals: what a GAN compares, pixels and its own features if None.
+        doubt: told of a network that had fewer than :data:`FEW_STEPS`.
     """
     if name == "memory":
-        return partial(Memory.fit, seconds=seconds, seed=seed, progress=progress)
+        settings = MemorySettings() if budget_mb is None else MemorySettings(budget_mb=budget_mb)
+        return partial(Memory.fit, settings=settings, seconds=seconds, seed=seed, progress=progress)
     if name == "prediction":
         return partial(Prediction.fit, seed=seed)
     from loomsight.learn.adversarial import train_fanogan, train_ganomaly  # torch's training code, if needed
     from loomsight.learn.distillation import train_student
 
-    train: Mapping[str, Callable[..., Method]] = {
+    train: Mapping[str, Callable[..., tuple[Method, int]]] = {
         "fanogan": train_fanogan,
         "ganomaly": train_ganomaly,
         "student": train_student,
     }
-    return partial(train[name], steps=steps, seconds=seconds, seed=seed, progress=progress)
+
+    def learn(even: Sequence[Picture]) -> Method:
+        given = {} if residuals is None or name == "student" else {"residuals": residuals}
+        made, done = train[name](even, steps=steps, seconds=seconds, seed=seed, progress=progress, **given)
+        if done < FEW_STEPS[name]:
+            text = (
+                f"only {done} training steps of {_CALLED[name]} were done, {FEW_STEPS[name]} make a sure one"
+            )
+            doubt(Doubt("short", f"{text}: give more --minutes"))
+        return made
+
+    return learn
 
 
 def learn_normality(
@@ -112,16 +142,32 @@ def learn_normality(
     seconds: float,
     steps: int | None = None,
     seed: int = 0,
+    budget_mb: float | None = None,
+    residuals: Sequence[Residual] | None = None,
     progress: Progress | None = None,
 ) -> LearnedNormality:
-    """Learn what good cloth looks like, in about so many seconds or steps, and look at what was held back."""
+    """Learn what good cloth looks like, in about so many seconds or steps, and look at what was held back.
+
+    Args:
+        budget_mb, residuals: see :func:`fitting`.
+    """
     progress = progress or Progress()
     trained = [name for name in methods if name not in ("prediction", "bars")]  # these two take no time
     share = seconds / max(1, len(trained))
+    doubts: list[Doubt] = []
     fits = [
-        fitting(name, steps=steps, seconds=share, seed=seed, progress=progress)
+        fitting(
+            name,
+            steps=steps,
+            seconds=share,
+            seed=seed,
+            budget_mb=budget_mb,
+            residuals=residuals,
+            progress=progress,
+            doubt=doubts.append,
+        )
         for name in methods
         if name != "bars"
     ]
     normality = Normality.fit(cloth.learn, held=cloth.judge, methods=fits, bars="bars" in methods)
-    return LearnedNormality.of(normality, cloth.judge, progress)
+    return LearnedNormality.of(normality, cloth.judge, progress, doubts)

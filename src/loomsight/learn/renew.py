@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from loomsight.anomaly import MethodName
+from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.drift import reference
 from loomsight.card import NormalityCard
 from loomsight.errors import UsageError
 from loomsight.fabric.images import find_images, read_image, read_images
+from loomsight.fabric.margin import Margin
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Picture
-from loomsight.learn.cloth import GoodCloth, part, spread
+from loomsight.learn.cloth import GoodCloth, part, spread, too_little
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
@@ -41,9 +42,17 @@ def train_anomaly(
     *,
     minutes: float = 5.0,
     seed: int = 0,
+    margin: Margin | None = None,
+    budget_mb: float | None = None,
+    residuals: Sequence[Residual] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Learn good cloth by other methods, and put that in the place of what the profile has.
+
+    Args:
+        margin: what is left out at either selvedge from now on; the profile's own if None.
+        budget_mb: of a memory while it learns; residuals: what a GAN compares. See
+            :func:`loomsight.learn.normality.fitting`.
 
     Raises:
         UsageError: the profile has a detector, which is fused at one promise.
@@ -51,10 +60,19 @@ def train_anomaly(
     """
     progress = progress or Progress()
     _check(profile)
-    pictures, cloth = _good(profile, good, progress)
-    learned = learn_normality(cloth, methods, seconds=60 * minutes, seed=seed, progress=progress)
+    margin = margin or profile.margin
+    pictures, cloth = _good(profile, good, margin, progress)
+    learned = learn_normality(
+        cloth,
+        methods,
+        seconds=60 * minutes,
+        seed=seed,
+        budget_mb=budget_mb,
+        residuals=residuals,
+        progress=progress,
+    )
     what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
-    return _calibrated(profile, learned, pictures, cloth, what=what, progress=progress)
+    return _calibrated(profile, learned, pictures, cloth, margin=margin, what=what, progress=progress)
 
 
 def teach(
@@ -108,7 +126,7 @@ def teach(
                 "said? Good cloth of today, --good, sets the threshold anew"
             )
         return made
-    pictures, cloth = _good(profile, good, progress)
+    pictures, cloth = _good(profile, good, profile.margin, progress)
     normality.add(cloth.learn)
     told.append(f"{len(pictures)} good pictures added")
     learned = LearnedNormality.of(normality, cloth.judge, progress)
@@ -121,6 +139,7 @@ def _calibrated(
     pictures: Sequence[Picture],
     cloth: GoodCloth,
     *,
+    margin: Margin | None = None,
     what: str,
     progress: Progress,
 ) -> Profile:
@@ -131,18 +150,21 @@ def _calibrated(
     known = engine.known if isinstance(engine, UnionEngine) else engine
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
     point, united = learned.unite(before, maps, before.rate)
+    for doubt in learned.doubts:
+        progress.say(f"note: {doubt.text}")
     if not learned.sees_bars:
         progress.say(f"note: {NO_BARS}")
     if not cloth.disjoint:
         progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
-    if point.extrapolated:
-        progress.say(
-            f"note: {point.megapixels_seen:.2f} Mpx were held back to set the threshold, less than one false "
-            "alarm's worth: more good cloth makes it firmer"
-        )
+    if (little := too_little(point)) is not None:
+        progress.say(f"note: {little.text}")
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
     return profile.renewed(
-        normality=normality, operating_point=point, drift=reference(pictures, united), what=what
+        normality=normality,
+        operating_point=point,
+        drift=reference(pictures, united),
+        margin=margin,
+        what=what,
     )
 
 
@@ -169,10 +191,14 @@ def _check(profile: Profile) -> None:
         )
 
 
-def _good(profile: Profile, good: Path | str, progress: Progress) -> tuple[list[Picture], GoodCloth]:
+def _good(
+    profile: Profile, good: Path | str, margin: Margin, progress: Progress
+) -> tuple[list[Picture], GoodCloth]:
     chosen = spread(find_images(good), progress)
-    camera = profile.camera()
-    pictures = [image if camera is None else camera.correct(image) for _, image in read_images(chosen)]
+    camera, pictures = profile.camera(), []
+    for path, image in read_images(chosen):
+        margin.check(path.name, margin.across(image))
+        pictures.append(margin.between(image if camera is None else camera.correct(image)))
     return pictures, part(pictures)
 
 

@@ -18,7 +18,6 @@ from PIL import Image as PillowImage
 
 from loomsight import __version__, page
 from loomsight.evaluation.confusion import Confusion
-from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.images import encode_png, to_rgb
@@ -26,7 +25,7 @@ from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.trial import Trial, made_tiles, marked
 
 if TYPE_CHECKING:
-    from loomsight.learn.job import Learned
+    from loomsight.learn.job import Learned, LearnSettings
 
 _SAMPLES = 12  # made defects that are shown as they are
 _SHOWN = 6  # of those found, and of those missed
@@ -114,13 +113,6 @@ def _findings(sheet: page.Page, learned: Learned) -> None:
         sheet.note(
             "The good pictures are of one fabric, sharp and well exposed, and there are enough of them.",
             kind="good",
-        )
-    point = learned.point
-    if point.extrapolated:
-        sheet.note(
-            f"{point.megapixels_seen:,.2f} Mpx of good cloth were held back to set the threshold, less than "
-            f"one false alarm's worth at {point.promised:g} per {point.unit}. The threshold was therefore "
-            "extrapolated from the highest scores seen, on the safe side; more good cloth makes it firmer."
         )
     if "not installed" in learned.encoder:
         sheet.note(f"The texture was read by a substitute: {learned.encoder}.")
@@ -291,7 +283,7 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.threshold:.6f}, set on {point.megapixels_seen:,.2f} Mpx of {kept}: "
             f"{_count(point.alarms_seen, 'alarm')} there, {point.alarms_allowed:,.2g} allowed",
         ),
-        *([("What is certain of it", _certain(point))] if _independent(learned) else []),
+        *_chance(learned),
         *_strangeness(learned),
         *_detector(learned),
         (
@@ -300,20 +292,40 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
             f"{point.faint:.6f} join them",
         ),
         ("Scale", f"{settings.mm_per_px:g} mm per pixel" if settings.mm_per_px else "unknown: in pixels"),
+        *_margin(settings),
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),
     ]
 
 
-def _certain(point: OperatingPoint) -> str:
+def _chance(learned: Learned) -> list[tuple[str, str]]:
+    """Between which rates chance alone leaves the true one; and what the cloth held back set besides.
+
+    Nothing where the threshold rests on cloth that was learned from, or a detector has its say.
+    """
+    if learned.detector is not None or not learned.good.disjoint:
+        return []
+    point = learned.point
     low, high = point.certain()
     between = f"between {low:.2g} and {high:.2g}" if low else f"at most {high:.2g}"
-    return f"{between} false alarms per {point.unit}, with 95 % confidence, on cloth like the one held back"
+    besides = "which pixels join pieces to one region"
+    if learned.normality is not None:
+        besides = f"what is expected of good cloth, how both maps are united, and {besides}"
+    return [
+        (
+            "What chance alone leaves open",
+            f"{between} false alarms per {point.unit}, with 95 % confidence, on cloth like the one held "
+            f"back. Not counted: the same cloth set {besides}; the true rate may lie beyond",
+        )
+    ]
 
 
-def _independent(learned: Learned) -> bool:
-    """Whether the threshold alone decides, and rests on cloth that was not learned from."""
-    return learned.good.disjoint and learned.detector is None
+def _margin(settings: LearnSettings) -> list[tuple[str, str]]:
+    if not settings.margin:
+        return []
+    return [
+        ("Left out", f"{settings.edges} at either selvedge: not learned, and not reported by an inspection")
+    ]
 
 
 def _strangeness(learned: Learned) -> list[tuple[str, str]]:

@@ -73,7 +73,7 @@ def train_segmenter(
     steps: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-    start: Mapping[str, Tensor] | None = None,
+    start: tuple[Mapping[str, Tensor], Sequence[str]] | None = None,
     run: Path | None = None,
     validate: Validate | None = None,
     validate_every: int = 200,
@@ -86,7 +86,8 @@ def train_segmenter(
 
     Args:
         types: the types it is to tell apart, names of ``DEFECT_TYPES``; none: it says only where.
-        start: the state dict it starts from, a base's; None: the backbone's weights and a fresh decoder.
+        start: the state dict it starts from, a base's, and the types which that tells apart; None: the
+            backbone's weights and a fresh decoder.
 
     Raises:
         TrainingError: it diverged.
@@ -96,7 +97,7 @@ def train_segmenter(
     torch.manual_seed(seed)
     network = build(settings.form, resnet_weights=settings.resnet_weights, types=types)
     if start is not None:
-        start_from(network, start)
+        start_from(network, *start)
     maker = TileMaker(recipe, material, seed=seed)
     batches: Callable[[int], Batch] = lambda k: collate(maker.batch(k), network.types)  # noqa: E731
     history = fit(

@@ -141,7 +141,8 @@ def _gate(
     """A gate and its files; None, and a word why, where none pays."""
     point = profile.card.operating_point
     engine, camera = profile.engine(profile.fastest, corrected=True), profile.camera()
-    pictures = list(good) if camera is None else [camera.correct(image) for image in good]
+    margin = profile.margin  # what lies there says nothing of how much passes
+    pictures = [margin.between(image if camera is None else camera.correct(image)) for image in good]
     try:
         learned = learn_gate(engine, pictures, point.threshold, seconds=seconds, seed=seed, progress=progress)
     except DatasetError as error:

@@ -1,0 +1,73 @@
+"""The edges of a web that are no matter: what lies there is neither learned nor reported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from loomsight.errors import UsageError
+from loomsight.fabric.types import Picture, ScoreMap
+
+Pixels = TypeVar("Pixels", Picture, ScoreMap)
+Along = Literal["x", "y"]
+"""The axis of a picture that runs along the roll."""
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """So much at either selvedge.
+
+    Attributes:
+        width: millimetres, or pixels where the scale is unknown, 0 or more.
+        mm_per_px: the scale, or None.
+        along: the axis of the pictures that runs along the roll.
+    """
+
+    width: float = 0.0
+    mm_per_px: float | None = None
+    along: Along = "y"
+
+    @property
+    def pixels(self) -> float:
+        """The same in pixels."""
+        return self.width / (self.mm_per_px or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.width:g} {'px' if self.mm_per_px is None else 'mm'}"
+
+    def across(self, image: Picture) -> int:
+        """The width of the web in a picture, pixels."""
+        height, width = image.shape[:2]
+        return int(width if self.along == "y" else height)
+
+    def check(self, name: str, across: int) -> None:
+        """Whether something is left of a picture that is so wide.
+
+        Raises:
+            UsageError: nothing is.
+        """
+        if 2 * math.ceil(self.pixels) >= across:
+            raise UsageError(
+                f"a margin of {self} leaves nothing of the cloth",
+                where=name,
+                why=f"the picture is {across} px wide",
+                do="give a smaller --margin",
+            )
+
+    def between(self, image: Pixels) -> Pixels:
+        """The part of a picture, or of its score map, between the margins."""
+        edge = math.ceil(self.pixels)
+        across = image.shape[1 if self.along == "y" else 0]
+        part = slice(edge, across - edge)
+        return image[:, part] if self.along == "y" else image[part]
+
+
+def check_width(margin: float | None) -> None:
+    """Whether a ``--margin`` is one.
+
+    Raises:
+        UsageError: it is below 0, or no number.
+    """
+    if margin is not None and not 0 <= margin < math.inf:
+        raise UsageError("bad --margin", where=f"{margin:g}", why="it must be 0 or more")
