@@ -74,21 +74,17 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
     classes = np.concatenate([one.classes for one in found])
     owner = np.repeat(np.arange(len(found)), [len(one.boxes) for one in found])
     every = np.array([(one.tile.x0, one.tile.y0, one.tile.x1, one.tile.y1) for one in found])
-    tiles, beside = every[owner], [np.flatnonzero(_meet(tile, every)[owner]) for tile in every]
+    near = _near(boxes, every, owner)
     groups: list[list[int]] = []  # of each defect its pieces, the surest first
     group_of = np.full(len(boxes), -1)
     for k in np.argsort(-scores, kind="stable"):
-        among = beside[owner[k]]
-        among = among[group_of[among] >= 0]
-        alike = among[_alike(boxes[k], tiles[k], boxes[among], tiles[among])]
+        alike, pieces = near[k]
+        seen = group_of[alike] >= 0
+        alike, pieces = alike[seen], alike[seen & pieces]
         if not len(alike):
             group_of[k] = len(groups)
             groups.append([int(k)])
             continue
-        cut = _cut_along(boxes[alike], tiles[alike], tiles[k]).any(-1)
-        own_cut = _cut_along(boxes[k], tiles[k], tiles[alike]).any(-1)
-        met = cut & (own_cut | _lies_in(boxes[alike], boxes[k]))
-        pieces = alike[met & (owner[alike] != owner[k])]
         joined = sorted(
             {int(group_of[j]) for j in pieces if scores[k] >= PIECE * scores[groups[group_of[j]][0]]}
         )
@@ -107,37 +103,62 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
     return sorted(regions, key=lambda region: (-region.score, region.box))
 
 
+def _near(
+    boxes: Float[NDArray[np.float32], "n 4"], every: Int[NDArray[np.int64], "t 4"], owner: NDArray[np.intp]
+) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """For each box those of one defect with it, and which of them are pieces that it may be joined to."""
+    found = []
+    for number, tile in enumerate(every):
+        own = np.flatnonzero(owner == number)
+        others = np.flatnonzero(_meet(tile, every)[owner])
+        if not len(own):
+            continue
+        low = np.maximum(boxes[own, None, :2], boxes[others, :2])
+        high = np.minimum(boxes[own, None, 2:], boxes[others, 2:])
+        first, second = np.nonzero((high - low > -_CUT).all(axis=-1))  # all others are nowhere near
+        a, b = own[first], others[second]
+        alike = _alike(boxes[a], every[owner[a]], boxes[b], every[owner[b]])
+        a, b = a[alike], b[alike]
+        here, beside = every[owner[a]], every[owner[b]]
+        cut, own_cut = _cut_along(boxes[b], beside, here), _cut_along(boxes[a], here, beside)
+        pieces = cut.any(-1) & (own_cut.any(-1) | _lies_in(boxes[b], boxes[a])) & (owner[a] != owner[b])
+        ends = np.searchsorted(a, own[1:])
+        found += list(zip(np.split(b, ends), np.split(pieces, ends), strict=True))
+    return found
+
+
 def _alike(
-    box: Float[NDArray[np.float32], " 4"],
-    tile: Int[NDArray[np.int64], " 4"],
-    boxes: Float[NDArray[np.float32], "n 4"],
-    tiles: Int[NDArray[np.int64], "n 4"],
+    box: Float[NDArray[np.float32], "n 4"],
+    tile: Int[NDArray[np.int64], "n 4"],
+    other: Float[NDArray[np.float32], "n 4"],
+    beside: Int[NDArray[np.int64], "n 4"],
 ) -> NDArray[np.bool_]:
-    """Which boxes, of this tile or of those that overlap it, are of one defect with a box."""
-    zones = np.concatenate([np.maximum(tile[:2], tiles[:, :2]), np.minimum(tile[2:], tiles[:, 2:])], axis=1)
-    shared = _overlap(_cut(box, zones), _cut(boxes, zones))
-    same = (tiles == tile).all(axis=1)
-    slanted = _go_on(box, tile, boxes, tiles)
-    return np.asarray(np.where(same, shared >= DOUBLED, (shared >= AGREED) | slanted))
+    """Which boxes are of one defect with their other, of the same tile or of one that overlaps it."""
+    zones = np.concatenate([np.maximum(tile, beside)[:, :2], np.minimum(tile, beside)[:, 2:]], axis=1)
+    shared = _overlap(_cut(box, zones), _cut(other, zones))
+    same = (tile == beside).all(axis=1)
+    return np.asarray(
+        np.where(same, shared >= DOUBLED, (shared >= AGREED) | _go_on(box, tile, other, beside))
+    )
 
 
 def _go_on(
-    box: Float[NDArray[np.float32], " 4"],
-    tile: Int[NDArray[np.int64], " 4"],
-    boxes: Float[NDArray[np.float32], "n 4"],
-    tiles: Int[NDArray[np.int64], "n 4"],
+    box: Float[NDArray[np.float32], "n 4"],
+    tile: Int[NDArray[np.int64], "n 4"],
+    other: Float[NDArray[np.float32], "n 4"],
+    beside: Int[NDArray[np.int64], "n 4"],
 ) -> NDArray[np.bool_]:
-    """Which boxes of another tile are of the line, slanted as it may be, that a box of this tile is of.
+    """Which boxes are of one line, slanted as it may be, with their other of another tile.
 
     Along the rows or the columns, facing borders cut both, or one of them, and the other box holds it in a
     corner; and the height that both share is what either climbs on the length that they share.
     """
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    slopes = [(of[..., 3] - of[..., 1]) / np.maximum(of[..., 2] - of[..., 0], 1) for of in (box, boxes)]
-    ours, theirs = _cut_along(box, tile, tiles), _cut_along(boxes, tiles, tile)
-    near = np.abs(boxes - box) < 2 * _CUT
+    sides = np.minimum(box, other)[:, 2:] - np.maximum(box, other)[:, :2]
+    slopes = [(of[:, 3] - of[:, 1]) / np.maximum(of[:, 2] - of[:, 0], 1) for of in (box, other)]
+    ours, theirs = _cut_along(box, tile, beside), _cut_along(other, beside, tile)
+    near = np.abs(other - box) < 2 * _CUT
     corner = (near[:, :2] | near[:, 2:]).all(axis=1)
-    holds, held = ((of & corner)[:, None] for of in (_lies_in(box, boxes), _lies_in(boxes, box)))
+    holds, held = ((of & corner)[:, None] for of in (_lies_in(box, other), _lies_in(other, box)))
     facing = (ours & theirs) | (ours & holds) | (theirs & held)
     rows, columns = sides[:, 1], sides[:, 0]
     steady = np.stack(
@@ -157,25 +178,25 @@ def _steady(
 
 
 def _cut_along(
-    boxes: Float[NDArray[np.float32], "*n 4"],
-    tiles: Int[NDArray[np.int64], "*n 4"],
-    others: Int[NDArray[np.int64], "*m 4"],
+    boxes: Float[NDArray[np.float32], "n 4"],
+    tiles: Int[NDArray[np.int64], "n 4"],
+    others: Int[NDArray[np.int64], "n 4"],
 ) -> NDArray[np.bool_]:
     """Which boxes end, along x and along y, at a border of their own tile beyond which the other goes on."""
-    low = (boxes[..., :2] < tiles[..., :2] + _CUT) & (others[..., :2] < tiles[..., :2])
-    high = (boxes[..., 2:] > tiles[..., 2:] - _CUT) & (tiles[..., 2:] < others[..., 2:])
-    low &= tiles[..., :2] < others[..., 2:]
-    high &= others[..., :2] < tiles[..., 2:]
+    low = (boxes[:, :2] < tiles[:, :2] + _CUT) & (others[:, :2] < tiles[:, :2])
+    high = (boxes[:, 2:] > tiles[:, 2:] - _CUT) & (tiles[:, 2:] < others[:, 2:])
+    low &= tiles[:, :2] < others[:, 2:]
+    high &= others[:, :2] < tiles[:, 2:]
     return np.asarray(np.stack([low, high]).any(0))
 
 
 def _lies_in(
-    pieces: Float[NDArray[np.float32], "*n 4"], whole: Float[NDArray[np.float32], "*m 4"]
+    pieces: Float[NDArray[np.float32], "n 4"], whole: Float[NDArray[np.float32], "n 4"]
 ) -> NDArray[np.bool_]:
-    low, high = whole[..., :2] - _SLACK, whole[..., 2:] + _SLACK
-    sides = np.minimum(pieces[..., 2:], high) - np.maximum(pieces[..., :2], low)
+    low, high = whole[:, :2] - _SLACK, whole[:, 2:] + _SLACK
+    sides = np.minimum(pieces[:, 2:], high) - np.maximum(pieces[:, :2], low)
     shared = np.prod(np.clip(sides, 0, None), axis=-1)
-    return np.asarray(shared >= _TAKEN * np.prod(pieces[..., 2:] - pieces[..., :2], axis=-1))
+    return np.asarray(shared >= _TAKEN * np.prod(pieces[:, 2:] - pieces[:, :2], axis=-1))
 
 
 def _meet(tile: Int[NDArray[np.int64], " 4"], tiles: Int[NDArray[np.int64], "n 4"]) -> NDArray[np.bool_]:
@@ -183,13 +204,13 @@ def _meet(tile: Int[NDArray[np.int64], " 4"], tiles: Int[NDArray[np.int64], "n 4
 
 
 def _cut(
-    boxes: Float[NDArray[np.float32], "*n 4"], zones: Int[NDArray[np.int64], "n 4"]
+    boxes: Float[NDArray[np.float32], "n 4"], zones: Int[NDArray[np.int64], "n 4"]
 ) -> Float[NDArray[np.float64], "n 4"]:
     """Each box within its zone, a little larger; one that is not in it has no area."""
     low, high = zones[:, :2], zones[:, 2:]
-    grown = np.concatenate([boxes[..., :2] - _SLACK, boxes[..., 2:] + _SLACK], axis=-1).reshape(-1, 2, 2)
+    grown = np.concatenate([boxes[:, :2] - _SLACK, boxes[:, 2:] + _SLACK], axis=-1).reshape(-1, 2, 2)
     cut = np.clip(grown, low[:, None], high[:, None]).reshape(-1, 4)
-    outside = (boxes[..., 2:] <= low).any(axis=1) | (boxes[..., :2] >= high).any(axis=1)
+    outside = (boxes[:, 2:] <= low).any(axis=1) | (boxes[:, :2] >= high).any(axis=1)
     cut[outside] = 0
     return np.asarray(cut, np.float64)
 
