@@ -135,10 +135,9 @@ def part(pictures: Sequence[Picture], *, least: int = 160) -> GoodCloth:
     seen = kept = 0
     for image in small:
         area = image.shape[0] * image.shape[1]
-        seen += area
-        taken = kept + area / 2 < seen / 4  # so that what is kept comes nearer to a quarter
+        taken = kept + area / 2 < seen / 4  # of equal pictures every fourth
         (judge if taken else learn).append(image)
-        kept += area if taken else 0
+        seen, kept = seen + area, kept + area * taken
     if not enough or 8 * _area(judge) < _area(pictures):
         return GoodCloth(tuple(pictures), tuple(pictures), disjoint=False)
     return GoodCloth(tuple(learn), tuple(judge), disjoint=True)
