@@ -335,6 +335,16 @@ def test_a_missed_defect_is_found_again_after_teaching() -> None:
     assert np.mean(own.score(good_cloth()[3]) > calm + 0.05) < 0.01
 
 
+def test_a_place_like_good_cloth_taught_as_a_defect_makes_no_good_cloth_strange() -> None:
+    own = Normality.from_arrays(normality().to_arrays())
+    calm = own.score(good_cloth()[3])
+    where = np.zeros(good_cloth()[4].shape[:2], np.bool_)
+    where[60:100, 100:160] = True
+    own.teach(good_cloth()[4], where, defect=True)
+    own.spare(good_cloth()[:2])
+    assert np.mean(own.score(good_cloth()[3]) > calm + 0.05) < 0.01
+
+
 def test_a_false_alarm_is_silent_after_teaching() -> None:
     own = Normality.from_arrays(normality().to_arrays())
     picture, where = holed(good_cloth()[4], 80, 100)

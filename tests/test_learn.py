@@ -22,6 +22,7 @@ from loomsight.datasets import write_dataset
 from loomsight.errors import DatasetError, ImageError, ProfileError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.images import read_image, write_png
+from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
 from loomsight.learn.cloth import part
 from loomsight.learn.job import LearnSettings, learn, time_to_train
@@ -445,13 +446,34 @@ def test_an_inspector_teaches_a_missed_defect_and_a_false_alarm(
     place = f"{tmp_path / 'roll.png'}@98,38,114,54"
     code, out, _ = run(capsys, "teach", copied, "--false-alarm", place)
     assert code == 0
-    assert out.endswith(": 1 false alarm taught\n")
+    assert ": 1 false alarm taught; alarms on the 0.12 Mpx of good cloth that the profile keeps: 0" in out
     calmed = Profile.open(copied).engine().score(cloth)[40:52, 100:112].max()
     assert calmed < before
     assert run(capsys, "teach", copied, "--missed", place, "--missed", place)[0] == 0
     again = Profile.open(copied)
     assert again.engine().score(cloth)[40:52, 100:112].max() > calmed
     assert len(again.card.training["renewed"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_missed_defect_that_looks_like_good_cloth_raises_no_alarms_elsewhere(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(11)
+    first, *others = (weave(NEW, 96, 300, rng).image for _ in range(5))
+    write_png(tmp_path / "roll.png", first)
+
+    def alarms() -> int:
+        profile = Profile.open(copied)
+        point, engine = profile.card.operating_point, profile.engine()
+        maps = (engine.score(image) for image in others)
+        return sum(len(find_regions(score, point.threshold, point.grouping)) for score in maps)
+
+    before = alarms()
+    code, out, err = run(capsys, "teach", copied, "--missed", f"{tmp_path / 'roll.png'}@120,30,150,60")
+    assert code == 0
+    assert alarms() <= before
+    assert "1 missed defect taught" in out
+    assert "@120,30,150,60 is still not found: it hardly differs from good cloth" in err
 
 
 def test_good_cloth_of_today_sets_the_threshold_and_the_light_anew(

@@ -12,7 +12,9 @@ Roth et al., *Towards Total Recall in Industrial Anomaly Detection* (PatchCore, 
   any time.
 
 What is *taught*, a defect that was missed or a false alarm, is a set of features too, kept apart: where a
-place is nearer to one than to all good cloth, it is as much stranger, or less strange, as it is nearer.
+place is nearer to one than to all good cloth, it is as much stranger, or less strange, as it is nearer. Of a
+defect only what good cloth is not like is kept: what lies further from the memory than the memory covers, and
+further from other good cloth than that lies from the memory.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ _CONTEXT = 128  # around it where a place is taught
 _STATE = ("middle", "projection", "bank", "good", "bad")
 _POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
+_SPARED = 1.05  # times as far from a taught defect as from good cloth is good cloth at least
 _FURTHEST = 1e3  # times nearer: what was taught says no more
 
 
@@ -184,10 +187,22 @@ class Memory:
             if defect:
                 # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
                 strange = _nearest(at, level.bank)
-                at = at[strange >= strange.max() / 2]
+                at = at[strange >= max(float(strange.max()) / 2, level.reach)]
                 level.bad = _reduced(torch.cat([level.bad, _reduced(at, _A_PLACE)]), _TAUGHT)
             else:
                 level.good = _reduced(torch.cat([level.good, _reduced(at, _A_PLACE)]), _TAUGHT)
+
+    @torch.no_grad()
+    def spare(self, good: Iterable[Picture]) -> None:
+        """Forget of the taught defects what some good cloth is as near to as to the cloth remembered."""
+        for picture in good:
+            for piece in _pieces(picture.shape):
+                levels = self._features.levels(picture[piece])
+                for level, vectors in zip(self._levels, levels, strict=True):
+                    projected = level.project(vectors.flatten(1).T)
+                    for part in torch.split(projected, _ROWS):
+                        least = _SPARED * _nearest(part, level.bank)[:, None]
+                        level.bad = level.bad[~(torch.cdist(part, level.bad) < least).any(0)]
 
     @property
     def features(self) -> Features:

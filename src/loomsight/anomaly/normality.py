@@ -359,6 +359,14 @@ class Normality:
             there = cv2.resize(where.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
             self._bars.teach(small, there > 0)  # a memory sees nothing in a band
 
+    def spare(self, good: Sequence[Picture]) -> None:
+        """Keep of the taught defects only what some good cloth does not look like.
+
+        Raises:
+            ValueError: nothing here remembers.
+        """
+        self._memory().spare(_Even(self._light, good).some())
+
     def add(self, good: Sequence[Picture], *, seed: int = 0) -> None:
         """Remember more good cloth; nothing is trained.
 

@@ -16,13 +16,15 @@ from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
 from loomsight.card import NormalityCard
 from loomsight.errors import UsageError
+from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Picture
+from loomsight.fabric.types import Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth, part, spread
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
+from loomsight.runtime.engine import Engine, UnionEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def teach(
     """Remember more good cloth, missed defects and false alarms; nothing is trained.
 
     Raises:
-        UsageError: the profile remembers nothing, or a place is not in its picture.
+        UsageError: the profile remembers nothing, a place is not in its picture, or what was taught would
+            raise alarms on the good cloth that the profile keeps.
         DatasetError, ImageError: no good picture, or a picture that cannot be read.
     """
     if good is None and not lessons:
@@ -83,33 +86,44 @@ def teach(
             do="learn again with --anomaly memory+prediction+bars",
         )
     camera, told = profile.camera(), []
+    engine, shown = profile.engine(corrected=True), []
     for lesson in lessons:
         image = read_image(lesson.picture)
-        normality.teach(
-            image if camera is None else camera.correct(image), _place(lesson, image), defect=lesson.defect
-        )
+        shown.append(image if camera is None else camera.correct(image))
+        normality.teach(shown[-1], _place(lesson, image), defect=lesson.defect)
+    samples = _samples(profile)
+    if samples and any(lesson.defect for lesson in lessons):
+        normality.spare(samples)
     if lessons:
         missed = sum(lesson.defect for lesson in lessons)
         counts = (missed, "missed defect"), (len(lessons) - missed, "false alarm")
         words = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
         told.append(f"{' and '.join(words)} taught")
     if good is None:
-        before = _alarms(profile)
-        made = profile.renewed(
-            normality=(card, normality.to_arrays()),
-            operating_point=profile.card.operating_point,
-            drift=profile.card.drift,
-            what=told[0],
-        )
-        more = _alarms(made) - before
-        if more > 0:
-            progress.say(
-                f"note: {more} more alarms on the profile's own samples of good cloth: is the place what you "
-                "said? Good cloth of today, --good, sets the threshold anew"
+        known = engine.known if isinstance(engine, UnionEngine) else engine
+        taught, point = UnionEngine(known, normality, card.union), profile.card.operating_point
+        before, after = (_alarms(one, samples, point) for one in (engine, taught))
+        cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
+        if after > before:
+            raise UsageError(
+                "this would break the promise of false alarms, and the profile stays as it was",
+                where=profile.folder,
+                why=f"{after - before} more alarms on {cloth_kept}",
+                do="mark the defect more closely, or give good cloth of today too, with --good, which sets "
+                "the threshold anew",
             )
-        return made
+        told.append(f"alarms on {cloth_kept}: {after}, before {before}")
+        for lesson, image in zip(lessons, shown, strict=True):
+            _tell(lesson, taught.score(image), point, progress)
+        return profile.renewed(
+            normality=(card, normality.to_arrays()),
+            operating_point=point,
+            drift=profile.card.drift,
+            what="; ".join(told),
+        )
     pictures, cloth = _good(profile, good, progress)
     normality.add(cloth.learn)
+    normality.spare(cloth.learn)
     told.append(f"{len(pictures)} good pictures added")
     learned = LearnedNormality.of(normality, cloth.judge, progress)
     return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
@@ -125,8 +139,6 @@ def _calibrated(
     progress: Progress,
 ) -> Profile:
     """The thresholds anew, on the good cloth held back."""
-    from loomsight.runtime.engine import UnionEngine
-
     engine, before = profile.engine(corrected=True), profile.card.operating_point
     known = engine.known if isinstance(engine, UnionEngine) else engine
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
@@ -152,11 +164,28 @@ def _samples(profile: Profile) -> list[Picture]:
     return [read_image(profile.folder / name) for name in names]
 
 
-def _alarms(profile: Profile) -> int:
-    """The alarms on them."""
-    engine, point = profile.engine(corrected=True), profile.card.operating_point
-    scores = (engine.score(image) for image in _samples(profile))
+def _alarms(engine: Engine, pictures: Sequence[Picture], point: OperatingPoint) -> int:
+    """The alarms on pictures."""
+    scores = (engine.score(image) for image in pictures)
     return sum(len(find_regions(score, point.threshold, point.grouping)) for score in scores)
+
+
+def _megapixels(image: Picture) -> float:
+    return float(image.shape[0] * image.shape[1]) / 1e6
+
+
+def _tell(lesson: Lesson, score: ScoreMap, point: OperatingPoint, progress: Progress) -> None:
+    """Say of a place that was taught whether it is not yet what was said."""
+    x0, y0, x1, y1 = lesson.box
+    found = bool((score[y0:y1, x0:x1] >= point.threshold).any())
+    if found != lesson.defect:
+        where = f"{lesson.picture}@{x0},{y0},{x1},{y1}"
+        progress.say(
+            f"note: {where} is still not found: it hardly differs from good cloth. Learn again with it, "
+            "masked, under --known"
+            if lesson.defect
+            else f"note: {where} still raises an alarm: give good pictures that show it, with --good"
+        )
 
 
 def _check(profile: Profile) -> None:
