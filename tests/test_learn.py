@@ -495,6 +495,25 @@ def test_good_cloth_of_today_sets_the_threshold_and_the_light_anew(
     assert after.operating_point.megapixels_seen == pytest.approx(4 * 96 * 75 / 1e6)
 
 
+def test_a_scrap_of_good_cloth_leaves_the_threshold_and_the_bars_as_they_were(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "head/scrap.png", weave(NEW, 24, 24, np.random.default_rng(3)).image)
+    before = Profile.open(copied)
+    normality = before.normality()
+    code, out, err = run(capsys, "teach", copied, "--good", tmp_path / "head")
+    assert code == 0
+    assert "1 good picture added" in out
+    assert "it stays as it was" in err
+    after = Profile.open(copied)
+    assert (after.card.operating_point, after.card.drift) == (before.card.operating_point, before.card.drift)
+    bar = weave(NEW, 96, 300, np.random.default_rng(4)).image
+    bar[30:60] = np.clip(bar[30:60] * 0.7, 0, 255).astype(np.uint8)
+    seen = [one.bars(bar) for one in (normality, after.normality()) if one is not None]
+    assert seen[0] is not None
+    assert np.array_equal(*seen)
+
+
 def test_another_method_takes_the_place_of_what_a_profile_has(
     copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,11 @@ from loomsight.learn.cloth import GoodCloth, part, spread
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
-from loomsight.runtime.engine import Engine, UnionEngine
+from loomsight.runtime.engine import Engine, SegmenterEngine, UnionEngine
+
+_ENOUGH = (
+    0.5  # of the cloth that the threshold rests on, to set it anew, where that shows no promise by itself
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,34 +103,52 @@ def teach(
         counts = (missed, "missed defect"), (len(lessons) - missed, "false alarm")
         words = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
         told.append(f"{' and '.join(words)} taught")
-    if good is None:
-        known = engine.known if isinstance(engine, UnionEngine) else engine
-        taught, point = UnionEngine(known, normality, card.union), profile.card.operating_point
-        before, after = (_alarms(one, samples, point) for one in (engine, taught))
-        cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
-        if after > before:
-            raise UsageError(
-                "this would break the promise of false alarms, and the profile stays as it was",
-                where=profile.folder,
-                why=f"{after - before} more alarms on {cloth_kept}",
-                do="mark the defect more closely, or give good cloth of today too, with --good, which sets "
-                "the threshold anew",
-            )
-        told.append(f"alarms on {cloth_kept}: {after}, before {before}")
-        for lesson, image in zip(lessons, shown, strict=True):
-            _tell(lesson, taught.score(image), point, progress)
-        return profile.renewed(
-            normality=(card, normality.to_arrays()),
-            operating_point=point,
-            drift=profile.card.drift,
-            what="; ".join(told),
+    if good is not None:
+        pictures, cloth = _good(profile, good, progress)
+        normality.add(cloth.learn)
+        normality.spare(cloth.learn)
+        told.append(f"{len(pictures)} good picture{'s' * (len(pictures) != 1)} added")
+        if _enough(cloth, profile.card.operating_point, progress):
+            learned = LearnedNormality.of(normality, cloth.judge, progress)
+            return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
+    taught, point = UnionEngine(_known(engine), normality, card.union), profile.card.operating_point
+    before, after = (_alarms(one, samples, point) for one in (engine, taught))
+    cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
+    if after > before:
+        raise UsageError(
+            "this would break the promise of false alarms, and the profile stays as it was",
+            where=profile.folder,
+            why=f"{after - before} more alarms on {cloth_kept}",
+            do="mark the defect more closely, or give good cloth of today too, with --good, which sets the "
+            "threshold anew",
         )
-    pictures, cloth = _good(profile, good, progress)
-    normality.add(cloth.learn)
-    normality.spare(cloth.learn)
-    told.append(f"{len(pictures)} good pictures added")
-    learned = LearnedNormality.of(normality, cloth.judge, progress)
-    return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
+    told.append(f"alarms on {cloth_kept}: {after}, before {before}")
+    for lesson, image in zip(lessons, shown, strict=True):
+        _tell(lesson, taught.score(image), point, progress)
+    return profile.renewed(
+        normality=(card, normality.to_arrays()),
+        operating_point=point,
+        drift=profile.card.drift,
+        what="; ".join(told),
+    )
+
+
+def _enough(cloth: GoodCloth, point: OperatingPoint, progress: Progress) -> bool:
+    """Whether it is enough to set the threshold anew; where it is not, that is said."""
+    held = sum(map(_megapixels, cloth.judge)) if cloth.disjoint else 0.0
+    if held >= _ENOUGH * point.megapixels_seen or point.rate.allowed(held) >= 1:
+        return True
+    progress.say(
+        f"note: of this cloth {held:.2g} Mpx could be held back to set the threshold, which rests on "
+        f"{point.megapixels_seen:.2g} Mpx: it stays as it was, and so does what is usual in light and focus; "
+        "give more good cloth to set them anew"
+    )
+    return False
+
+
+def _known(engine: SegmenterEngine | UnionEngine) -> SegmenterEngine:
+    """The network's own part of an engine."""
+    return engine.known if isinstance(engine, UnionEngine) else engine
 
 
 def _calibrated(
@@ -140,7 +162,7 @@ def _calibrated(
 ) -> Profile:
     """The thresholds anew, on the good cloth held back."""
     engine, before = profile.engine(corrected=True), profile.card.operating_point
-    known = engine.known if isinstance(engine, UnionEngine) else engine
+    known = _known(engine)
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
     point, united = learned.unite(before, maps, before.rate)
     if not learned.sees_bars:
