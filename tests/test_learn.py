@@ -514,6 +514,28 @@ def test_a_scrap_of_good_cloth_leaves_the_threshold_and_the_bars_as_they_were(
     assert np.array_equal(*seen)
 
 
+def test_other_cloth_taught_as_good_is_said_and_is_known_from_then_on(
+    copied: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(10):
+        cloth = weave(ClothSpec(structure="plain", ends_per_cm=9, grey=True), 96, 300, rng).image
+        write_png(elsewhere / f"{'head' if number < 5 else 'roll'}/{number}.png", cloth)
+
+    def strange() -> bool:
+        code, _, _ = run(capsys, "inspect", elsewhere / "roll", "--profile", copied, "--out", "r")
+        assert code == 0
+        said = json.loads((elsewhere / "r/regions.json").read_text())["warnings"]
+        shutil.rmtree(elsewhere / "r")
+        return any("does not look like the cloth that was learned" in text for text in said)
+
+    assert strange()
+    code, _, err = run(capsys, "teach", copied, "--good", elsewhere / "head")
+    assert code == 0
+    assert "5 of 5 pictures do not look like the cloth that was learned" in err
+    assert not strange()
+
+
 def test_another_method_takes_the_place_of_what_a_profile_has(
     copied: Path, fabrics: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -156,13 +156,11 @@ class Profile:
         boxed = _finite(detector[1]) if detector is not None else None
         with new_folder(folder, replace=replace) as work:
             write_bytes(work / WEIGHTS, safetensors.torch.save(plain))
-            arrays = {key: np.ascontiguousarray(value) for key, value in (texture or {}).items()}
-            write_bytes(work / TEXTURE, safetensors.numpy.save(arrays))
+            write_bytes(work / TEXTURE, safetensors.numpy.save(_whole(texture or {})))
             if boxed is not None:
                 write_bytes(work / DETECTOR, safetensors.torch.save(boxed))
             if normality is not None:
-                known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
-                write_bytes(work / NORMALITY, safetensors.numpy.save(known))
+                write_bytes(work / NORMALITY, safetensors.numpy.save(_whole(normality[1])))
             if camera is not None:
                 write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
             for number, picture in enumerate(samples, 1):
@@ -201,12 +199,14 @@ class Profile:
         normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]],
         operating_point: OperatingPoint,
         drift: DriftCard | None,
+        texture: Mapping[str, NDArray[Any]] | None = None,
         what: str,
     ) -> Self:
         """The profile in its own folder with another normality; whole, or as it was.
 
         Args:
             normality, operating_point, drift: what takes the place of its own.
+            texture: how the cloth looks, where that is renewed too.
             what: one line on why, for the card's training facts.
 
         Raises:
@@ -216,12 +216,12 @@ class Profile:
         """
         import safetensors.numpy
 
-        known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
+        new = {NORMALITY: normality[1]} | ({} if texture is None else {TEXTURE: texture})
         told = self.card.training.get("renewed", [])
         # What was exported of the old normality, and the gate that answers for it, are no longer true.
         engines = [one for one in self.card.engines if one.network in {"segmenter", "detector", "features"}]
         return self._rewritten(
-            {NORMALITY: safetensors.numpy.save(known)},
+            {name: safetensors.numpy.save(_whole(arrays)) for name, arrays in new.items()},
             {
                 "normality": normality[0],
                 "operating_point": operating_point,
@@ -597,6 +597,11 @@ def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not bool(tensor.isfinite().all()):
             raise ProfileError("the weights are not to be saved", where=key, why="not all are numbers")
     return {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+
+
+def _whole(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays as they are saved."""
+    return {key: np.ascontiguousarray(value) for key, value in arrays.items()}
 
 
 def check_name(name: str) -> str:

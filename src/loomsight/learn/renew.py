@@ -6,16 +6,18 @@ held back, and tells the line what light and cloth look like from now on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
 from loomsight.card import NormalityCard
-from loomsight.errors import UsageError
+from loomsight.errors import UsageError, WeightsError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
@@ -26,6 +28,7 @@ from loomsight.profile import Profile
 from loomsight.progress import Progress
 from loomsight.runtime.engine import Engine, SegmenterEngine, UnionEngine
 
+_MOST_CODES, _FEW_CODES = 12, 3  # pictures whose texture is looked at, and of so few it is not learned
 _ENOUGH = (
     0.5  # of the cloth that the threshold rests on, to set it anew, where that shows no promise by itself
 )
@@ -108,9 +111,12 @@ def teach(
         normality.add(cloth.learn)
         normality.spare(cloth.learn)
         told.append(f"{len(pictures)} good picture{'s' * (len(pictures) != 1)} added")
+        texture = _texture(profile, pictures, progress)
         if _enough(cloth, profile.card.operating_point, progress):
             learned = LearnedNormality.of(normality, cloth.judge, progress)
-            return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
+            return _calibrated(
+                profile, learned, pictures, cloth, texture=texture, what="; ".join(told), progress=progress
+            )
     taught, point = UnionEngine(_known(engine), normality, card.union), profile.card.operating_point
     before, after = (_alarms(one, samples, point) for one in (engine, taught))
     cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
@@ -157,6 +163,7 @@ def _calibrated(
     pictures: Sequence[Picture],
     cloth: GoodCloth,
     *,
+    texture: Mapping[str, NDArray[Any]] | None = None,
     what: str,
     progress: Progress,
 ) -> Profile:
@@ -176,8 +183,42 @@ def _calibrated(
         )
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
     return profile.renewed(
-        normality=normality, operating_point=point, drift=reference(pictures, united), what=what
+        normality=normality,
+        operating_point=point,
+        drift=reference(pictures, united),
+        texture=texture,
+        what=what,
     )
+
+
+def _texture(
+    profile: Profile, pictures: Sequence[Picture], progress: Progress
+) -> dict[str, NDArray[Any]] | None:
+    """How the cloth looks with pictures that look like another, which is said; None where most do not."""
+    from loomsight.texture.familiarity import STRANGE, Familiarity
+    from loomsight.texture.gram import TextureEncoder
+
+    arrays, facts = profile.texture(), profile.card.texture
+    if not arrays:
+        return None
+    known, own = Familiarity.from_arrays(arrays), str(facts.get("fabric", profile.name))
+    try:
+        encoder = TextureEncoder("lite0" if facts.get("backbone") == "lite0" else "vgg16")
+    except WeightsError as error:
+        progress.say(f"note: whether this is the learned cloth was not checked: {error}")
+        return None
+    chosen = [pictures[at] for at in np.unique(np.linspace(0, len(pictures) - 1, _MOST_CODES).astype(int))]
+    codes = np.stack([encoder.code(image) for image in progress.track(chosen, "texture codes", len(chosen))])
+    judged = [known.judge(code) for code in codes]
+    strange = sum(one.strangeness > STRANGE or one.fabric != own for one in judged)
+    if 2 * strange <= len(chosen):
+        return None
+    progress.say(
+        f"note: {strange} of {len(chosen)} pictures do not look like the cloth that was learned, and are "
+        "taken for good cloth all the same: if they are of another fabric, put a copy of the profile back, "
+        "or learn again"
+    )
+    return known.joined(own, codes).to_arrays() if len(chosen) >= _FEW_CODES else None
 
 
 def _samples(profile: Profile) -> list[Picture]:
