@@ -455,6 +455,51 @@ def test_an_inspector_teaches_a_missed_defect_and_a_false_alarm(
     assert len(again.card.training["renewed"]) == 2  # type: ignore[arg-type]
 
 
+def test_of_two_lessons_about_one_place_the_later_holds_and_both_are_listed(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    write_png(tmp_path / "roll.png", cloth)
+    place, other = f"{tmp_path / 'roll.png'}@98,38,114,54", f"{tmp_path / 'roll.png'}@100,40,120,60"
+    both = refused(capsys, 2, "teach", copied, "--missed", place, "--false-alarm", other)
+    assert "taught as missed and as a false alarm" in both
+    assert run(capsys, "teach", copied, "--list")[1] == "nothing was taught\n"
+    plain = Profile.open(copied).engine().score(cloth)
+    assert run(capsys, "teach", copied, "--false-alarm", place)[0] == 0
+    code, _, err = run(capsys, "teach", copied, "--missed", place)
+    assert code == 0
+    assert "was taught as false alarm before" in err
+    again = Profile.open(copied).engine().score(cloth)
+    assert (again[40:52, 100:112] > plain[40:52, 100:112] - 1e-3).all()  # nothing of the first is left
+    first, second = run(capsys, "teach", copied, "--list")[1].splitlines()
+    assert first.endswith("false alarm: " + place + ", overruled since")
+    assert second.endswith("missed: " + place)
+
+
+def test_what_was_taught_outlives_another_memory_and_is_given_up_openly_without_one(
+    copied: Path, fabrics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    write_png(tmp_path / "roll.png", cloth)
+    assert run(capsys, "teach", copied, "--false-alarm", f"{tmp_path / 'roll.png'}@98,38,114,54")[0] == 0
+    words = ("train", "anomaly", fabrics / "new/good", "--profile", copied, "--method")
+    assert run(capsys, *words, "memory+prediction")[0] == 0
+    again = Profile.open(copied)
+    normality = again.normality()
+    assert normality is not None
+    _, calmed = normality.look(cloth)
+    assert calmed is not None
+    assert calmed[40:52, 100:112].min() < -0.5
+    assert len(again.lessons) == 1
+    code, _, err = run(capsys, *words, "prediction")
+    assert code == 0
+    assert "nothing is known any longer of the places that were taught" in err
+    assert Profile.open(copied).lessons == []
+    assert "false alarm taught" not in (copied / "report.html").read_text()
+
+
 def test_a_missed_defect_that_looks_like_good_cloth_raises_no_alarms_elsewhere(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

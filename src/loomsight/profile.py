@@ -20,6 +20,7 @@ It is sealed: see :mod:`loomsight.sealed`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -96,6 +97,11 @@ class Profile:
     def threshold(self) -> float:
         """The score, in [0, 1], above which a pixel is defective."""
         return self.card.operating_point.threshold
+
+    @property
+    def lessons(self) -> list[dict[str, JsonValue]]:
+        """What it was taught, in order: see :func:`loomsight.learn.renew.teach`."""
+        return cast(list[dict[str, JsonValue]], self.card.training.get("lessons", []))
 
     @property
     def scale(self) -> float | None:
@@ -200,6 +206,8 @@ class Profile:
         operating_point: OperatingPoint,
         drift: DriftCard | None,
         texture: Mapping[str, NDArray[Any]] | None = None,
+        lessons: Sequence[Mapping[str, JsonValue]] | None = None,
+        anew: bool = False,
         what: str,
     ) -> Self:
         """The profile in its own folder with another normality; whole, or as it was.
@@ -207,6 +215,8 @@ class Profile:
         Args:
             normality, operating_point, drift: what takes the place of its own.
             texture: how the cloth looks, where that is renewed too.
+            lessons: all that it is taught, where that changes.
+            anew: nothing of the old normality is left, so the report no longer tells of it.
             what: one line on why, for the card's training facts.
 
         Raises:
@@ -228,9 +238,14 @@ class Profile:
                 "drift": drift,
                 "engines": engines,
                 "gate": None,
-                "training": {**self.card.training, "renewed": [*cast(list[JsonValue], told), what]},
+                "training": {
+                    **self.card.training,
+                    "renewed": [*cast(list[JsonValue], told), what],
+                    "lessons": [dict(one) for one in (self.lessons if lessons is None else lessons)],
+                },
             },
             said=f"Changed since: {what}. The threshold is {operating_point.threshold:.4f}.",
+            anew=anew,
         )
 
     def shipped(
@@ -249,7 +264,9 @@ class Profile:
         files |= {card.weights: weights for card, _, weights in exports if card.weights is not None}
         return self._rewritten(files, {"engines": [card for card, _, _ in exports], "gate": gate})
 
-    def _rewritten(self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "") -> Self:
+    def _rewritten(
+        self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "", anew: bool = False
+    ) -> Self:
         """The folder with other files and another card, without engines that the card no longer lists."""
         _KIND.check_own(self.folder, self.card.files, what="the profile is not changed")
         engines = changes.get("engines", self.card.engines)
@@ -257,7 +274,8 @@ class Profile:
         names = [name for name in self.card.files if not name.startswith(ENGINES) or name in wanted]
         kept = {name: self.read(name) for name in names if name not in files} | dict(files)
         if said and REPORT in kept:  # it tells of the learning; what holds now stands first
-            kept[REPORT] = kept[REPORT].replace(b"</h1>", f"</h1><p><b>{said}</b></p>".encode(), 1)
+            page = re.sub(rb"<p><b>Changed since: .*?</b></p>", b"", kept[REPORT]) if anew else kept[REPORT]
+            kept[REPORT] = page.replace(b"</h1>", f"</h1><p><b>{said}</b></p>".encode(), 1)
         with new_folder(self.folder, replace=True) as work:
             for name, data in kept.items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)

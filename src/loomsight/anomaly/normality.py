@@ -359,6 +359,20 @@ class Normality:
             there = cv2.resize(where.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
             self._bars.teach(small, there > 0)  # a memory sees nothing in a band
 
+    @property
+    def taught(self) -> bool:
+        """Whether anything was taught that it still holds."""
+        memory = self.by_name.get("memory")
+        return isinstance(memory, Memory) and memory.taught
+
+    def take_over(self, other: Self) -> None:
+        """Take over what another normality was taught of places, but for bars.
+
+        Raises:
+            ValueError: one of them remembers nothing.
+        """
+        self._memory().take_over(other._memory())
+
     def spare(self, good: Sequence[Picture]) -> None:
         """Keep of the taught defects only what some good cloth does not look like.
 

@@ -6,13 +6,16 @@ held back, and tells the line what light and cloth look like from now on.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from loomsight.anomaly import MethodName
 from loomsight.anomaly.drift import reference
@@ -21,7 +24,7 @@ from loomsight.errors import UsageError, WeightsError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.types import Box, Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth, part, spread
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
@@ -62,8 +65,21 @@ def train_anomaly(
     _check(profile)
     pictures, cloth = _good(profile, good, progress)
     learned = learn_normality(cloth, methods, seconds=60 * minutes, seed=seed, progress=progress)
-    what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
-    return _calibrated(profile, learned, pictures, cloth, what=what, progress=progress)
+    what, before = f"{'+'.join(methods)} learned from {len(pictures)} good pictures", profile.normality()
+    lessons = [one for one in profile.lessons if one["what"] != "good"]  # the good cloth is now this
+    if before is not None and before.taught:
+        if "memory" in methods:
+            learned.normality.take_over(before)
+            learned.normality.spare(cloth.learn)
+            learned = LearnedNormality.of(learned.normality, cloth.judge, progress)
+            what += ", with the places that were taught before"
+        else:
+            lessons = []
+            progress.say("note: without a memory nothing is known any longer of the places that were taught")
+            what += ", what was taught of places is lost"
+    return _calibrated(
+        profile, learned, pictures, cloth, lessons=lessons, anew=True, what=what, progress=progress
+    )
 
 
 def teach(
@@ -75,9 +91,12 @@ def teach(
 ) -> Profile:
     """Remember more good cloth, missed defects and false alarms; nothing is trained.
 
+    The profile lists its lessons: when, what ("missed", "false alarm", "good"), where, the picture's hash,
+    and whether a later one of the same place overruled it.
+
     Raises:
-        UsageError: the profile remembers nothing, a place is not in its picture, or what was taught would
-            raise alarms on the good cloth that the profile keeps.
+        UsageError: the profile remembers nothing, a place is not in its picture or taught as both, or what
+            was taught would raise alarms on the good cloth that the profile keeps.
         DatasetError, ImageError: no good picture, or a picture that cannot be read.
     """
     if good is None and not lessons:
@@ -92,12 +111,10 @@ def teach(
             why="it has no memory of good cloth",
             do="learn again with --anomaly memory+prediction+bars",
         )
-    camera, told = profile.camera(), []
-    engine, shown = profile.engine(corrected=True), []
+    records, told, engine = _recorded(profile.lessons, lessons, progress), [], profile.engine(corrected=True)
     for lesson in lessons:
-        image = read_image(lesson.picture)
-        shown.append(image if camera is None else camera.correct(image))
-        normality.teach(shown[-1], _place(lesson, image), defect=lesson.defect)
+        image = _shown(profile, lesson)
+        normality.teach(image, _place(lesson, image), defect=lesson.defect)
     samples = _samples(profile)
     if samples and any(lesson.defect for lesson in lessons):
         normality.spare(samples)
@@ -111,11 +128,19 @@ def teach(
         normality.add(cloth.learn)
         normality.spare(cloth.learn)
         told.append(f"{len(pictures)} good picture{'s' * (len(pictures) != 1)} added")
+        records.append({"when": _now(), "what": "good", "picture": str(good), "pictures": len(pictures)})
         texture = _texture(profile, pictures, progress)
         if _enough(cloth, profile.card.operating_point, progress):
             learned = LearnedNormality.of(normality, cloth.judge, progress)
             return _calibrated(
-                profile, learned, pictures, cloth, texture=texture, what="; ".join(told), progress=progress
+                profile,
+                learned,
+                pictures,
+                cloth,
+                texture=texture,
+                lessons=records,
+                what="; ".join(told),
+                progress=progress,
             )
     taught, point = UnionEngine(_known(engine), normality, card.union), profile.card.operating_point
     before, after = (_alarms(one, samples, point) for one in (engine, taught))
@@ -129,14 +154,55 @@ def teach(
             "threshold anew",
         )
     told.append(f"alarms on {cloth_kept}: {after}, before {before}")
-    for lesson, image in zip(lessons, shown, strict=True):
-        _tell(lesson, taught.score(image), point, progress)
+    for lesson in lessons:
+        _tell(lesson, taught.score(_shown(profile, lesson)), point, progress)
     return profile.renewed(
         normality=(card, normality.to_arrays()),
         operating_point=point,
         drift=profile.card.drift,
+        lessons=records,
         what="; ".join(told),
     )
+
+
+def _recorded(
+    before: Sequence[dict[str, JsonValue]], lessons: Sequence[Lesson], progress: Progress
+) -> list[dict[str, JsonValue]]:
+    """All lessons; where a new one contradicts an old one, that is said."""
+    records, new = [dict(one) for one in before], len(before)
+    for lesson in lessons:
+        what = "missed" if lesson.defect else "false alarm"
+        picture = hashlib.sha256(lesson.picture.read_bytes()).hexdigest()
+        for number, old in enumerate(records):
+            if old.get("sha256") != picture or old["what"] == what or not _meet(old["place"], lesson.box):
+                continue
+            where = f"{lesson.picture}@{','.join(map(str, lesson.box))}"
+            if number >= new:
+                raise UsageError("taught as missed and as a false alarm", where=where, do="say which it is")
+            old["overruled"] = True
+            progress.say(f"note: {where} was taught as {old['what']} before, {old['when']}: now this holds")
+        place: list[JsonValue] = list(lesson.box)
+        records.append(
+            {"when": _now(), "what": what, "picture": str(lesson.picture), "place": place, "sha256": picture}
+        )
+    return records
+
+
+def _meet(one: Any, other: Box) -> bool:
+    """Whether two boxes have pixels in common."""
+    return bool(
+        max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _shown(profile: Profile, lesson: Lesson) -> Picture:
+    """The picture, without the camera's lines."""
+    image, camera = read_image(lesson.picture), profile.camera()
+    return image if camera is None else camera.correct(image)
 
 
 def _enough(cloth: GoodCloth, point: OperatingPoint, progress: Progress) -> bool:
@@ -164,6 +230,8 @@ def _calibrated(
     cloth: GoodCloth,
     *,
     texture: Mapping[str, NDArray[Any]] | None = None,
+    lessons: Sequence[Mapping[str, JsonValue]] | None = None,
+    anew: bool = False,
     what: str,
     progress: Progress,
 ) -> Profile:
@@ -187,6 +255,8 @@ def _calibrated(
         operating_point=point,
         drift=reference(pictures, united),
         texture=texture,
+        lessons=lessons,
+        anew=anew,
         what=what,
     )
 
