@@ -17,6 +17,7 @@ from loomsight.anomaly.calibration import calibrate_union
 from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import Features, windows
+from loomsight.anomaly.marks import Marks
 from loomsight.anomaly.memory import Memory, MemorySettings, _Level
 from loomsight.anomaly.normality import Normality, _Even, open_method
 from loomsight.anomaly.prediction import Prediction
@@ -334,6 +335,16 @@ def test_a_missed_defect_is_found_again_after_teaching() -> None:
     assert np.mean(own.score(good_cloth()[3]) > calm + 0.05) < 0.01
 
 
+def test_a_place_like_good_cloth_taught_as_a_defect_makes_no_good_cloth_strange() -> None:
+    own = Normality.from_arrays(normality().to_arrays())
+    calm = own.score(good_cloth()[3])
+    where = np.zeros(good_cloth()[4].shape[:2], np.bool_)
+    where[60:100, 100:160] = True
+    own.teach(good_cloth()[4], where, defect=True)
+    own.spare(good_cloth()[:2])
+    assert np.mean(own.score(good_cloth()[3]) > calm + 0.05) < 0.01
+
+
 def test_a_false_alarm_is_silent_after_teaching() -> None:
     own = Normality.from_arrays(normality().to_arrays())
     picture, where = holed(good_cloth()[4], 80, 100)
@@ -344,6 +355,52 @@ def test_a_false_alarm_is_silent_after_teaching() -> None:
     assert after < 0.5
     again = Normality.from_arrays(own.to_arrays())
     assert np.allclose(again.score(picture), own.score(picture), atol=1e-5)
+
+
+def printed(picture: Picture, y: int, x: int) -> tuple[Picture, Mask]:
+    """A picture with a printed mark, its upper left corner at y and x, and the mark's place."""
+    ink = np.zeros(picture.shape[:2], np.uint8)
+    cv2.putText(ink, "LOT 7", (x + 4, y + 36), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 255, 3, cv2.LINE_AA)
+    where = np.zeros(picture.shape[:2], np.bool_)
+    where[y : y + 44, x : x + 130] = True
+    return np.clip(picture * (1 - 0.5 * (ink / 255.0))[..., None], 0, 255).astype(np.uint8), where
+
+
+@pytest.mark.parametrize("how", ["false alarm", "good pictures"])
+def test_a_printed_mark_is_silent_elsewhere_and_a_hole_beside_it_or_in_it_is_not(how: str) -> None:
+    own = Normality.from_arrays(normality().to_arrays())
+    picture, there = printed(good_cloth()[5], 110, 150)
+    before = own.score(picture)[there]
+    if how == "false alarm":
+        own.teach(*printed(good_cloth()[4], 20, 30), defect=False)
+    else:
+        own.add(
+            [printed(good_cloth()[number], 30 + 10 * number, 20 + 25 * number)[0] for number in (2, 3, 4)]
+        )
+    again = Normality.from_arrays(own.to_arrays())
+    assert before.max() > 0.9
+    assert again.score(picture)[there].max() < 0.5
+    for y, x in ((60, 80), (132, 215)):
+        broken, hole = holed(picture, y, x)
+        assert again.score(broken)[hole].max() > 0.75
+
+
+def test_a_mark_that_was_a_defect_after_all_is_found_again() -> None:
+    own = Normality.from_arrays(normality().to_arrays())
+    picture, where = printed(good_cloth()[4], 20, 30)
+    before = own.score(picture)[where].max()
+    own.teach(picture, where, defect=False)
+    own.teach(picture, where, defect=True)
+    assert own.score(picture)[where].max() > before - 1e-3
+
+
+def test_a_spot_is_no_mark() -> None:
+    y, x = np.mgrid[:200, :200]
+    strange = (5 * np.exp(-((y - 100) ** 2 + (x - 90) ** 2) / 600) - 1).astype(np.float32)
+    marks = Marks()
+    assert not marks.teach(strange, (strange > -0.8))
+    marks.find([strange, np.roll(strange, 20, 0)])
+    assert len(marks) == 0
 
 
 def test_a_bar_that_is_no_defect_is_silent_after_teaching() -> None:

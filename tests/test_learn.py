@@ -22,6 +22,7 @@ from loomsight.datasets import write_dataset
 from loomsight.errors import DatasetError, ImageError, ProfileError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point
 from loomsight.fabric.images import read_image, write_png
+from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
 from loomsight.learn.cloth import part
 from loomsight.learn.job import LearnSettings, learn, time_to_train
@@ -457,13 +458,79 @@ def test_an_inspector_teaches_a_missed_defect_and_a_false_alarm(
     place = f"{tmp_path / 'roll.png'}@98,38,114,54"
     code, out, _ = run(capsys, "teach", copied, "--false-alarm", place)
     assert code == 0
-    assert out.endswith(": 1 false alarm taught\n")
+    assert ": 1 false alarm taught; alarms on the 0.12 Mpx of good cloth that the profile keeps: 0" in out
     calmed = Profile.open(copied).engine().score(cloth)[40:52, 100:112].max()
     assert calmed < before
     assert run(capsys, "teach", copied, "--missed", place, "--missed", place)[0] == 0
     again = Profile.open(copied)
     assert again.engine().score(cloth)[40:52, 100:112].max() > calmed
     assert len(again.card.training["renewed"]) == 2  # type: ignore[arg-type]
+
+
+def test_of_two_lessons_about_one_place_the_later_holds_and_both_are_listed(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    write_png(tmp_path / "roll.png", cloth)
+    place, other = f"{tmp_path / 'roll.png'}@98,38,114,54", f"{tmp_path / 'roll.png'}@100,40,120,60"
+    both = refused(capsys, 2, "teach", copied, "--missed", place, "--false-alarm", other)
+    assert "taught as missed and as a false alarm" in both
+    assert run(capsys, "teach", copied, "--list")[1] == "nothing was taught\n"
+    plain = Profile.open(copied).engine().score(cloth)
+    assert run(capsys, "teach", copied, "--false-alarm", place)[0] == 0
+    code, _, err = run(capsys, "teach", copied, "--missed", place)
+    assert code == 0
+    assert "was taught as false alarm before" in err
+    again = Profile.open(copied).engine().score(cloth)
+    assert (again[40:52, 100:112] > plain[40:52, 100:112] - 1e-3).all()  # nothing of the first is left
+    first, second = run(capsys, "teach", copied, "--list")[1].splitlines()
+    assert first.endswith("false alarm: " + place + ", overruled since")
+    assert second.endswith("missed: " + place)
+
+
+def test_what_was_taught_outlives_another_memory_and_is_given_up_openly_without_one(
+    copied: Path, fabrics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    write_png(tmp_path / "roll.png", cloth)
+    assert run(capsys, "teach", copied, "--false-alarm", f"{tmp_path / 'roll.png'}@98,38,114,54")[0] == 0
+    words = ("train", "anomaly", fabrics / "new/good", "--profile", copied, "--method")
+    assert run(capsys, *words, "memory+prediction")[0] == 0
+    again = Profile.open(copied)
+    normality = again.normality()
+    assert normality is not None
+    _, calmed = normality.look(cloth)
+    assert calmed is not None
+    assert calmed[40:52, 100:112].min() < -0.5
+    assert len(again.lessons) == 1
+    code, _, err = run(capsys, *words, "prediction")
+    assert code == 0
+    assert "nothing is known any longer of the places that were taught" in err
+    assert Profile.open(copied).lessons == []
+    assert "false alarm taught" not in (copied / "report.html").read_text()
+
+
+def test_a_missed_defect_that_looks_like_good_cloth_raises_no_alarms_elsewhere(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(11)
+    first, *others = (weave(NEW, 96, 300, rng).image for _ in range(5))
+    write_png(tmp_path / "roll.png", first)
+
+    def alarms() -> int:
+        profile = Profile.open(copied)
+        point, engine = profile.card.operating_point, profile.engine()
+        maps = (engine.score(image) for image in others)
+        return sum(len(find_regions(score, point.threshold, point.grouping)) for score in maps)
+
+    before = alarms()
+    code, out, err = run(capsys, "teach", copied, "--missed", f"{tmp_path / 'roll.png'}@120,30,150,60")
+    assert code == 0
+    assert alarms() <= before
+    assert "1 missed defect taught" in out
+    assert "@120,30,150,60 is still not found: it hardly differs from good cloth" in err
 
 
 def test_good_cloth_of_today_sets_the_threshold_and_the_light_anew(
@@ -483,6 +550,47 @@ def test_good_cloth_of_today_sets_the_threshold_and_the_light_anew(
     assert after.drift.usual["light"] < before.drift.usual["light"] - 0.3
     assert after.operating_point.promised == before.operating_point.promised
     assert after.operating_point.megapixels_seen == pytest.approx(4 * 96 * 75 / 1e6)
+
+
+def test_a_scrap_of_good_cloth_leaves_the_threshold_and_the_bars_as_they_were(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "head/scrap.png", weave(NEW, 24, 24, np.random.default_rng(3)).image)
+    before = Profile.open(copied)
+    normality = before.normality()
+    code, out, err = run(capsys, "teach", copied, "--good", tmp_path / "head")
+    assert code == 0
+    assert "1 good picture added" in out
+    assert "it stays as it was" in err
+    after = Profile.open(copied)
+    assert (after.card.operating_point, after.card.drift) == (before.card.operating_point, before.card.drift)
+    bar = weave(NEW, 96, 300, np.random.default_rng(4)).image
+    bar[30:60] = np.clip(bar[30:60] * 0.7, 0, 255).astype(np.uint8)
+    seen = [one.bars(bar) for one in (normality, after.normality()) if one is not None]
+    assert seen[0] is not None
+    assert np.array_equal(*seen)
+
+
+def test_other_cloth_taught_as_good_is_said_and_is_known_from_then_on(
+    copied: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(10):
+        cloth = weave(ClothSpec(structure="plain", ends_per_cm=9, grey=True), 96, 300, rng).image
+        write_png(elsewhere / f"{'head' if number < 5 else 'roll'}/{number}.png", cloth)
+
+    def strange() -> bool:
+        code, _, _ = run(capsys, "inspect", elsewhere / "roll", "--profile", copied, "--out", "r")
+        assert code == 0
+        said = json.loads((elsewhere / "r/regions.json").read_text())["warnings"]
+        shutil.rmtree(elsewhere / "r")
+        return any("does not look like the cloth that was learned" in text for text in said)
+
+    assert strange()
+    code, _, err = run(capsys, "teach", copied, "--good", elsewhere / "head")
+    assert code == 0
+    assert "5 of 5 pictures do not look like the cloth that was learned" in err
+    assert not strange()
 
 
 def test_another_method_takes_the_place_of_what_a_profile_has(

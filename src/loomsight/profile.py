@@ -20,6 +20,7 @@ It is sealed: see :mod:`loomsight.sealed`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -99,6 +100,11 @@ class Profile:
         return self.card.operating_point.threshold
 
     @property
+    def lessons(self) -> list[dict[str, JsonValue]]:
+        """What it was taught, in order: see :func:`loomsight.learn.renew.teach`."""
+        return cast(list[dict[str, JsonValue]], self.card.training.get("lessons", []))
+
+    @property
     def scale(self) -> float | None:
         """Millimetres per pixel, or None when nobody said."""
         return self.card.mm_per_px
@@ -164,13 +170,11 @@ class Profile:
         boxed = _finite(detector[1]) if detector is not None else None
         with new_folder(folder, replace=replace) as work:
             write_bytes(work / WEIGHTS, safetensors.torch.save(plain))
-            arrays = {key: np.ascontiguousarray(value) for key, value in (texture or {}).items()}
-            write_bytes(work / TEXTURE, safetensors.numpy.save(arrays))
+            write_bytes(work / TEXTURE, safetensors.numpy.save(_whole(texture or {})))
             if boxed is not None:
                 write_bytes(work / DETECTOR, safetensors.torch.save(boxed))
             if normality is not None:
-                known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
-                write_bytes(work / NORMALITY, safetensors.numpy.save(known))
+                write_bytes(work / NORMALITY, safetensors.numpy.save(_whole(normality[1])))
             if camera is not None:
                 write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
             for number, picture in enumerate(samples, 1):
@@ -211,6 +215,9 @@ class Profile:
         operating_point: OperatingPoint,
         drift: DriftCard | None,
         margin: Margin | None = None,
+        texture: Mapping[str, NDArray[Any]] | None = None,
+        lessons: Sequence[Mapping[str, JsonValue]] | None = None,
+        anew: bool = False,
         what: str,
     ) -> Self:
         """The profile in its own folder with another normality; whole, or as it was.
@@ -218,6 +225,9 @@ class Profile:
         Args:
             normality, operating_point, drift, margin: what takes the place of its own; without a margin that
                 stays.
+            texture: how the cloth looks, where that is renewed too.
+            lessons: all that it is taught, where that changes.
+            anew: nothing of the old normality is left, so the report no longer tells of it.
             what: one line on why, for the card's training facts.
 
         Raises:
@@ -227,12 +237,12 @@ class Profile:
         """
         import safetensors.numpy
 
-        known = {key: np.ascontiguousarray(value) for key, value in normality[1].items()}
+        new = {NORMALITY: normality[1]} | ({} if texture is None else {TEXTURE: texture})
         told = self.card.training.get("renewed", [])
         # What was exported of the old normality, and the gate that answers for it, are no longer true.
         engines = [one for one in self.card.engines if one.network in {"segmenter", "detector", "features"}]
         return self._rewritten(
-            {NORMALITY: safetensors.numpy.save(known)},
+            {name: safetensors.numpy.save(_whole(arrays)) for name, arrays in new.items()},
             {
                 "normality": normality[0],
                 "operating_point": operating_point,
@@ -240,9 +250,14 @@ class Profile:
                 **_of_margin(margin or self.margin),
                 "engines": engines,
                 "gate": None,
-                "training": {**self.card.training, "renewed": [*cast(list[JsonValue], told), what]},
+                "training": {
+                    **self.card.training,
+                    "renewed": [*cast(list[JsonValue], told), what],
+                    "lessons": [dict(one) for one in (self.lessons if lessons is None else lessons)],
+                },
             },
             said=f"Changed since: {what}. The threshold is {operating_point.threshold:.4f}.",
+            anew=anew,
         )
 
     def shipped(
@@ -261,7 +276,9 @@ class Profile:
         files |= {card.weights: weights for card, _, weights in exports if card.weights is not None}
         return self._rewritten(files, {"engines": [card for card, _, _ in exports], "gate": gate})
 
-    def _rewritten(self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "") -> Self:
+    def _rewritten(
+        self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "", anew: bool = False
+    ) -> Self:
         """The folder with other files and another card, without engines that the card no longer lists."""
         _KIND.check_own(self.folder, self.card.files, what="the profile is not changed")
         engines = changes.get("engines", self.card.engines)
@@ -269,7 +286,8 @@ class Profile:
         names = [name for name in self.card.files if not name.startswith(ENGINES) or name in wanted]
         kept = {name: self.read(name) for name in names if name not in files} | dict(files)
         if said and REPORT in kept:  # it tells of the learning; what holds now stands first
-            kept[REPORT] = kept[REPORT].replace(b"</h1>", f"</h1><p><b>{said}</b></p>".encode(), 1)
+            page = re.sub(rb"<p><b>Changed since: .*?</b></p>", b"", kept[REPORT]) if anew else kept[REPORT]
+            kept[REPORT] = page.replace(b"</h1>", f"</h1><p><b>{said}</b></p>".encode(), 1)
         with new_folder(self.folder, replace=True) as work:
             for name, data in kept.items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -622,6 +640,11 @@ def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not bool(tensor.isfinite().all()):
             raise ProfileError("the weights are not to be saved", where=key, why="not all are numbers")
     return {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+
+
+def _whole(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays as they are saved."""
+    return {key: np.ascontiguousarray(value) for key, value in arrays.items()}
 
 
 def check_name(name: str) -> str:

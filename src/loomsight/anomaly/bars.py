@@ -73,19 +73,26 @@ class Bars:
         """From pictures of good cloth as :meth:`loomsight.fabric.light.Light.even_small` gives them."""
         each = 2, len(_WIDTHS)
         made = cls(np.full(each, _LEAST), np.zeros(each), np.zeros(2), np.full(2, np.inf))
-        made.add(good)
+        for small in good:
+            for _, _, part in _parts(small):
+                made._lengths = np.minimum(made._lengths, part.shape[::-1])
+                made._expect(0, part)
+                made._expect(1, part.T)
         return made
 
     def add(self, good: Iterable[Picture]) -> None:
-        """Expect what more good cloth has, too."""
+        """Expect what more good cloth has, too, where its rows and columns are long enough to be compared."""
         for small in good:
             for _, _, part in _parts(small):
-                self._lengths = np.minimum(self._lengths, part.shape[::-1])
                 for direction, seen in enumerate((part, part.T)):
-                    bands = _bands(seen)
-                    self._highest[direction] = np.maximum(self._highest[direction], bands.max(1))
-                    self._squares[direction] += (bands * bands).sum(1)
-                    self._counts[direction] += bands.shape[1]
+                    if self._judges(direction, seen):
+                        self._expect(direction, seen)
+
+    def _expect(self, direction: int, seen: Float[NDArray[np.float32], "i j"]) -> None:
+        bands = _bands(seen)
+        self._highest[direction] = np.maximum(self._highest[direction], bands.max(1))
+        self._squares[direction] += (bands * bands).sum(1)
+        self._counts[direction] += bands.shape[1]
 
     def teach(self, small: Picture, where: Bool[NDArray[np.bool_], "i j"]) -> None:
         """Expect the bars that a place is of, and no others of its picture.

@@ -89,10 +89,17 @@ def calibrate_union(
     Raises:
         DatasetError: there is no map.
     """
-    sure, odd = (_point(maps, rate, pieces) for maps in (known, strange))
+    from scipy.special import expit
+
+    less = calmed or [None] * len(known)
+    # What is taken off where a place was taught to be good must not set the segmenter's threshold.
+    quiet = [
+        one if own is None else np.asarray(expit(logits(one) + own), np.float32)
+        for one, own in zip(known, less, strict=True)
+    ]
+    sure, odd = (_point(maps, rate, pieces) for maps in (quiet, strange))
     scales = [tail_scale(one.highest or ()) for one in (sure, odd)]
     point = UnionPoint(sure.threshold, scales[0], odd.threshold, scales[1])
-    less = calmed or [None] * len(known)
     united = [point.unite(*three) for three in zip(known, strange, less, strict=True)]
     return point, _point(united, rate, pieces), united
 

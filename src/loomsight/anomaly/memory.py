@@ -12,7 +12,9 @@ Roth et al., *Towards Total Recall in Industrial Anomaly Detection* (PatchCore, 
   any time.
 
 What is *taught*, a defect that was missed or a false alarm, is a set of features too, kept apart: where a
-place is nearer to one than to all good cloth, it is as much stranger, or less strange, as it is nearer.
+place is nearer to one than to all good cloth, it is as much stranger, or less strange, as it is nearer. Of a
+defect only what good cloth is not like is kept: what lies further from the memory than the memory covers, and
+further from other good cloth than that lies from the memory.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ _CONTEXT = 128  # around it where a place is taught
 _STATE = ("middle", "projection", "bank", "good", "bad")
 _POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
+_SPARED = 1.05  # times as far from a taught defect as from good cloth is good cloth at least
+_SAME = 1e-2  # of a feature that is computed again; neighbours lie a hundred times as far apart
 _FURTHEST = 1e3  # times nearer: what was taught says no more
 
 
@@ -181,13 +185,35 @@ class Memory:
                     own.append(level.project(vectors.flatten(1).T[cells]))
         for level, parts in zip(self._levels, shown, strict=True):
             at = torch.cat(parts)
+            # What was said before of the very same place no longer holds.
             if defect:
+                level.good = _others(level.good, at)
                 # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
                 strange = _nearest(at, level.bank)
-                at = at[strange >= strange.max() / 2]
+                at = at[strange >= max(float(strange.max()) / 2, level.reach)]
                 level.bad = _reduced(torch.cat([level.bad, _reduced(at, _A_PLACE)]), _TAUGHT)
             else:
+                level.bad = _others(level.bad, at)
                 level.good = _reduced(torch.cat([level.good, _reduced(at, _A_PLACE)]), _TAUGHT)
+
+    def take_over(self, other: Self) -> None:
+        """Take over what another memory was taught."""
+        for level, old in zip(self._levels, other._levels, strict=True):
+            back = torch.linalg.inv(old.projection)
+            for name in ("good", "bad"):
+                setattr(level, name, level.project(getattr(old, name) @ back + old.middle))
+
+    @torch.no_grad()
+    def spare(self, good: Iterable[Picture]) -> None:
+        """Forget of the taught defects what some good cloth is as near to as to the cloth remembered."""
+        for picture in good:
+            for piece in _pieces(picture.shape):
+                levels = self._features.levels(picture[piece])
+                for level, vectors in zip(self._levels, levels, strict=True):
+                    projected = level.project(vectors.flatten(1).T)
+                    for part in torch.split(projected, _ROWS):
+                        least = _SPARED * _nearest(part, level.bank)[:, None]
+                        level.bad = level.bad[~(torch.cdist(part, level.bad) < least).any(0)]
 
     @property
     def features(self) -> Features:
@@ -331,6 +357,12 @@ def _nearest(vectors: Float[Tensor, "n c"], bank: Float[Tensor, "m c"]) -> Float
         for part in torch.split(vectors, _ROWS)
     ]
     return torch.cat(parts) if parts else vectors.new_zeros(0)
+
+
+def _others(vectors: Float[Tensor, "n c"], same: Float[Tensor, "m c"]) -> Float[Tensor, "k c"]:
+    """Those that are not among others, as exactly as they are saved."""
+    away = torch.cdist(vectors, same, compute_mode="donot_use_mm_for_euclid_dist")
+    return vectors[~(away < _SAME).any(1)]
 
 
 def _reduced(vectors: Float[Tensor, "n c"], size: int) -> Float[Tensor, "m c"]:

@@ -12,8 +12,8 @@
    picture would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its
    texture code (inspection/familiar.py).
 5. Bars, which no place shows by itself, have their say where it is the greater one (anomaly/bars.py).
-6. What was taught is added. The score is the logistic of that: one half where good cloth's rarest hundredth
-   begins.
+6. What was taught is added, and taken off where a mark comes that was (anomaly/marks.py). The score is the
+   logistic of that: one half where good cloth's rarest hundredth begins.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from loomsight.anomaly.bars import NONE, Bars
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import STEP
 from loomsight.anomaly.ganomaly import Ganomaly
+from loomsight.anomaly.marks import Marks
 from loomsight.anomaly.memory import Memory
 from loomsight.anomaly.prediction import Prediction
 from loomsight.anomaly.student import Student
@@ -168,10 +169,12 @@ class Normality:
         expected: Sequence[Sequence[Expectation]],
         typical: float,
         bars: Bars | None = None,
+        *,
+        marks: Marks | None = None,
     ) -> None:
         self._light, self._methods, self._expected = light, tuple(methods), tuple(expected)
         self._typical = typical  # the median strangeness of good cloth
-        self._bars = bars
+        self._bars, self._marks = bars, marks or Marks()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -336,6 +339,9 @@ class Normality:
         from scipy.special import expit
 
         strange -= np.float32(_WHOLE * excess)
+        marked = self._marks.calm(strange)
+        if marked is not None:
+            taught = marked if taught is None else taught + marked
         if bars is not None:
             np.maximum(strange, bars, out=strange)
         if taught is None:
@@ -353,11 +359,40 @@ class Normality:
         Raises:
             ValueError: the place is empty or has another size than the picture, or nothing here remembers.
         """
+        if len(self._marks) or not defect:
+            strange = self._alone(picture)
+            if defect:
+                self._marks.forget(strange, where)
+            else:
+                self._marks.teach(strange, where)
         self._memory().teach(self._light.even(picture), where, defect=defect)
         if self._bars is not None and not defect:
             small = self._light.even_small(picture)
             there = cv2.resize(where.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
             self._bars.teach(small, there > 0)  # a memory sees nothing in a band
+
+    @property
+    def taught(self) -> bool:
+        """Whether anything was taught that it still holds."""
+        memory = self.by_name.get("memory")
+        return isinstance(memory, Memory) and (memory.taught or len(self._marks) > 0)
+
+    def take_over(self, other: Self) -> None:
+        """Take over what another normality was taught of places, but for bars.
+
+        Raises:
+            ValueError: one of them remembers nothing.
+        """
+        self._memory().take_over(other._memory())
+        self._marks = other._marks
+
+    def spare(self, good: Sequence[Picture]) -> None:
+        """Keep of the taught defects only what some good cloth does not look like.
+
+        Raises:
+            ValueError: nothing here remembers.
+        """
+        self._memory().spare(_Even(self._light, good).some())
 
     def add(self, good: Sequence[Picture], *, seed: int = 0) -> None:
         """Remember more good cloth; nothing is trained.
@@ -365,9 +400,17 @@ class Normality:
         Raises:
             ValueError: nothing here remembers.
         """
+        # Before the memory knows them: in other pictures it will not have seen these very marks.
+        self._marks.find([self._alone(good[index]) for index in _few(good)])
         self._memory().add(_Even(self._light, good), seed=seed)
         if self._bars is not None:
             self._bars.add(_small(self._light, good))
+
+    def _alone(self, picture: Picture) -> Float[NDArray[np.float32], "h w"]:
+        """How strange each place is but for bars and what was taught, in tails."""
+        strange, _ = self._said(_View.whole(self._light.even(picture)))
+        strange -= np.float32(_WHOLE * self._excess(strange))
+        return strange
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All that it knows, as plain arrays."""
@@ -384,6 +427,7 @@ class Normality:
             arrays |= {f"{method.name}.{key}": value for key, value in own.items()}
         if self._bars is not None:
             arrays |= {f"bars.{key}": value for key, value in self._bars.to_arrays().items()}
+        arrays |= {f"marks.{key}": value for key, value in self._marks.to_arrays().items()}
         return arrays
 
     @classmethod
@@ -409,7 +453,8 @@ class Normality:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
             raise ValueError("a normality without a method")
-        return cls(Light((red, green, blue), spread), methods, expected, typical, found)
+        marks = Marks.from_arrays(_own(arrays, "marks"))
+        return cls(Light((red, green, blue), spread), methods, expected, typical, found, marks=marks)
 
     def _memory(self) -> Memory:
         for method in self._methods:
@@ -461,15 +506,20 @@ class _Even(Sequence[Picture]):
 
     def some(self) -> Iterator[Picture]:
         """As many of them, spread evenly, as have about :data:`_SHOWN` pixels together; at least one."""
-        height, width = self._pictures[0].shape[:2]
-        shown, places = 0, _spread(len(self), max(1, _SHOWN // (height * width)))
-        # In any order, so that they are spread evenly also where the first is smaller than others.
-        for index in np.random.default_rng(0).permutation(places):
-            even = self[int(index)]
-            yield even
-            shown += even.shape[0] * even.shape[1]
-            if shown >= _SHOWN:
-                return
+        return (self[index] for index in _few(self._pictures))
+
+
+def _few(pictures: Sequence[Picture]) -> Iterator[int]:
+    """Which pictures, spread evenly, have about :data:`_SHOWN` pixels together; at least one."""
+    height, width = pictures[0].shape[:2]
+    shown, places = 0, _spread(len(pictures), max(1, _SHOWN // (height * width)))
+    # In any order, so that they are spread evenly also where the first is smaller than others.
+    for index in np.random.default_rng(0).permutation(places):
+        yield int(index)
+        one = pictures[int(index)]
+        shown += one.shape[0] * one.shape[1]
+        if shown >= _SHOWN:
+            return
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loomsight.errors import UsageError
+
+if TYPE_CHECKING:
+    from loomsight.profile import Profile
 
 
 def teach(
@@ -29,11 +32,15 @@ def teach(
         list[str] | None,
         typer.Option(help="The same: good cloth that raised an alarm.", show_default=False),
     ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List what the profile was taught, and change nothing.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was taught as JSON.")] = False,
 ) -> None:
     """Teach a profile: a missed defect, a false alarm, more good cloth. Nothing is trained; it takes seconds.
 
     Places are those of regions.csv, columns x0 to y1. Each option can be given several times, but --good.
+    Of two lessons about one place the later holds.
 
     Examples:
       loomsight teach twill --missed roll7/0012.png@410,96,455,120
@@ -49,6 +56,11 @@ def teach(
         for option, texts, defect in (("--missed", missed, True), ("--false-alarm", false_alarm, False))
         for text in texts or ()
     ]
+    if list_:
+        if good is not None or lessons:
+            raise UsageError("--list teaches nothing", do="leave --list out, or all else")
+        _list(Profile.open(profile), json=json)
+        return
     if good is None and not lessons:
         raise UsageError("nothing to teach", do="give --missed, --false-alarm or --good")
     opened = Profile.open(profile)
@@ -65,6 +77,24 @@ def teach(
         typer.echo(dumps(facts, indent=2, ensure_ascii=False))
         return
     typer.echo(f"{profile}: {told[-1]}")
+
+
+def _list(profile: Profile, *, json: bool) -> None:
+    if json:
+        from json import dumps
+
+        facts = {"profile": str(profile.folder), "lessons": profile.lessons}
+        typer.echo(dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for one in profile.lessons:
+        place = one.get("place")
+        where = (
+            f"@{','.join(map(str, place))}" if isinstance(place, list) else f", {one['pictures']} pictures"
+        )
+        held = ", overruled since" if one.get("overruled") else ""
+        typer.echo(f"{one['when']}  {one['what']}: {one['picture']}{where}{held}")
+    if not profile.lessons:
+        typer.echo("nothing was taught")
 
 
 def _place(text: str, option: str) -> tuple[Path, tuple[int, int, int, int]]:

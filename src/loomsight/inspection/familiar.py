@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 5, 20
 """Pictures looked at: every tenth, but within these bounds; a code takes a second on one core."""
-_STRANGE = 1.5
-"""Times the profile's own limit. A dozen good pictures of one roll show little of how the cloth varies from
-roll to roll, so a limit set on them is tight: pictures of the learned fabrics reach 1.3 times it, those of
-other fabrics start at 2 (benchmarks/familiarity.py)."""
 
 
 class ClothCheck:
@@ -57,9 +53,11 @@ class ClothCheck:
         """Judge picture number ``index`` if it is one of the sample."""
         if self._known is None or self._encoder is None or index % self._every or self.looked >= self._wanted:
             return
+        from loomsight.texture.familiarity import STRANGE
+
         judgement = self._known.judge(self._encoder.code(image))
         self.looked += 1
-        if judgement.strangeness > _STRANGE:
+        if judgement.strangeness > STRANGE:
             self._others["are like no cloth it knows"] += 1
         elif judgement.fabric != self._own:
             self._others[f"resemble '{judgement.fabric}' rather than '{self._own}'"] += 1

@@ -6,24 +6,36 @@ held back, and tells the line what light and cloth look like from now on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.drift import reference
 from loomsight.card import NormalityCard
-from loomsight.errors import UsageError
+from loomsight.errors import UsageError, WeightsError
+from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.margin import Margin
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Picture
+from loomsight.fabric.types import Box, Picture, ScoreMap
 from loomsight.learn.cloth import GoodCloth, part, spread, too_little
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
+from loomsight.runtime.engine import Engine, SegmenterEngine, UnionEngine
+
+_MOST_CODES, _FEW_CODES = 12, 3  # pictures whose texture is looked at, and of so few it is not learned
+_ENOUGH = (
+    0.5  # of the cloth that the threshold rests on, to set it anew, where that shows no promise by itself
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +83,29 @@ def train_anomaly(
         residuals=residuals,
         progress=progress,
     )
-    what = f"{'+'.join(methods)} learned from {len(pictures)} good pictures"
-    return _calibrated(profile, learned, pictures, cloth, margin=margin, what=what, progress=progress)
+    what, before = f"{'+'.join(methods)} learned from {len(pictures)} good pictures", profile.normality()
+    lessons = [one for one in profile.lessons if one["what"] != "good"]  # the good cloth is now this
+    if before is not None and before.taught:
+        if "memory" in methods:
+            learned.normality.take_over(before)
+            learned.normality.spare(cloth.learn)
+            learned = LearnedNormality.of(learned.normality, cloth.judge, progress, learned.doubts)
+            what += ", with the places that were taught before"
+        else:
+            lessons = []
+            progress.say("note: without a memory nothing is known any longer of the places that were taught")
+            what += ", what was taught of places is lost"
+    return _calibrated(
+        profile,
+        learned,
+        pictures,
+        cloth,
+        margin=margin,
+        lessons=lessons,
+        anew=True,
+        what=what,
+        progress=progress,
+    )
 
 
 def teach(
@@ -84,8 +117,12 @@ def teach(
 ) -> Profile:
     """Remember more good cloth, missed defects and false alarms; nothing is trained.
 
+    The profile lists its lessons: when, what ("missed", "false alarm", "good"), where, the picture's hash,
+    and whether a later one of the same place overruled it.
+
     Raises:
-        UsageError: the profile remembers nothing, or a place is not in its picture.
+        UsageError: the profile remembers nothing, a place is not in its picture or taught as both, or what
+            was taught would raise alarms on the good cloth that the profile keeps.
         DatasetError, ImageError: no good picture, or a picture that cannot be read.
     """
     if good is None and not lessons:
@@ -100,37 +137,116 @@ def teach(
             why="it has no memory of good cloth",
             do="learn again with --anomaly memory+prediction+bars",
         )
-    camera, told = profile.camera(), []
+    records, told, engine = _recorded(profile.lessons, lessons, progress), [], profile.engine(corrected=True)
     for lesson in lessons:
-        image = read_image(lesson.picture)
-        normality.teach(
-            image if camera is None else camera.correct(image), _place(lesson, image), defect=lesson.defect
-        )
+        image = _shown(profile, lesson)
+        normality.teach(image, _place(lesson, image), defect=lesson.defect)
+    samples = _samples(profile)
+    if samples and any(lesson.defect for lesson in lessons):
+        normality.spare(samples)
     if lessons:
         missed = sum(lesson.defect for lesson in lessons)
         counts = (missed, "missed defect"), (len(lessons) - missed, "false alarm")
         words = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
         told.append(f"{' and '.join(words)} taught")
-    if good is None:
-        before = _alarms(profile)
-        made = profile.renewed(
-            normality=(card, normality.to_arrays()),
-            operating_point=profile.card.operating_point,
-            drift=profile.card.drift,
-            what=told[0],
-        )
-        more = _alarms(made) - before
-        if more > 0:
-            progress.say(
-                f"note: {more} more alarms on the profile's own samples of good cloth: is the place what you "
-                "said? Good cloth of today, --good, sets the threshold anew"
+    if good is not None:
+        pictures, cloth = _good(profile, good, profile.margin, progress)
+        normality.add(cloth.learn)
+        normality.spare(cloth.learn)
+        told.append(f"{len(pictures)} good picture{'s' * (len(pictures) != 1)} added")
+        records.append({"when": _now(), "what": "good", "picture": str(good), "pictures": len(pictures)})
+        texture = _texture(profile, pictures, progress)
+        if _enough(cloth, profile.card.operating_point, progress):
+            learned = LearnedNormality.of(normality, cloth.judge, progress)
+            return _calibrated(
+                profile,
+                learned,
+                pictures,
+                cloth,
+                texture=texture,
+                lessons=records,
+                what="; ".join(told),
+                progress=progress,
             )
-        return made
-    pictures, cloth = _good(profile, good, profile.margin, progress)
-    normality.add(cloth.learn)
-    told.append(f"{len(pictures)} good pictures added")
-    learned = LearnedNormality.of(normality, cloth.judge, progress)
-    return _calibrated(profile, learned, pictures, cloth, what="; ".join(told), progress=progress)
+    taught, point = UnionEngine(_known(engine), normality, card.union), profile.card.operating_point
+    before, after = (_alarms(one, samples, point) for one in (engine, taught))
+    cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
+    if after > before:
+        raise UsageError(
+            "this would break the promise of false alarms, and the profile stays as it was",
+            where=profile.folder,
+            why=f"{after - before} more alarms on {cloth_kept}",
+            do="mark the defect more closely, or give good cloth of today too, with --good, which sets the "
+            "threshold anew",
+        )
+    told.append(f"alarms on {cloth_kept}: {after}, before {before}")
+    for lesson in lessons:
+        _tell(lesson, taught.score(_shown(profile, lesson)), point, progress)
+    return profile.renewed(
+        normality=(card, normality.to_arrays()),
+        operating_point=point,
+        drift=profile.card.drift,
+        lessons=records,
+        what="; ".join(told),
+    )
+
+
+def _recorded(
+    before: Sequence[dict[str, JsonValue]], lessons: Sequence[Lesson], progress: Progress
+) -> list[dict[str, JsonValue]]:
+    """All lessons; where a new one contradicts an old one, that is said."""
+    records, new = [dict(one) for one in before], len(before)
+    for lesson in lessons:
+        what = "missed" if lesson.defect else "false alarm"
+        picture = hashlib.sha256(lesson.picture.read_bytes()).hexdigest()
+        for number, old in enumerate(records):
+            if old.get("sha256") != picture or old["what"] == what or not _meet(old["place"], lesson.box):
+                continue
+            where = f"{lesson.picture}@{','.join(map(str, lesson.box))}"
+            if number >= new:
+                raise UsageError("taught as missed and as a false alarm", where=where, do="say which it is")
+            old["overruled"] = True
+            progress.say(f"note: {where} was taught as {old['what']} before, {old['when']}: now this holds")
+        place: list[JsonValue] = list(lesson.box)
+        records.append(
+            {"when": _now(), "what": what, "picture": str(lesson.picture), "place": place, "sha256": picture}
+        )
+    return records
+
+
+def _meet(one: Any, other: Box) -> bool:
+    """Whether two boxes have pixels in common."""
+    return bool(
+        max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _shown(profile: Profile, lesson: Lesson) -> Picture:
+    """The picture, without the camera's lines."""
+    image, camera = read_image(lesson.picture), profile.camera()
+    return image if camera is None else camera.correct(image)
+
+
+def _enough(cloth: GoodCloth, point: OperatingPoint, progress: Progress) -> bool:
+    """Whether it is enough to set the threshold anew; where it is not, that is said."""
+    held = sum(map(_megapixels, cloth.judge)) if cloth.disjoint else 0.0
+    if held >= _ENOUGH * point.megapixels_seen or point.rate.allowed(held) >= 1:
+        return True
+    progress.say(
+        f"note: of this cloth {held:.2g} Mpx could be held back to set the threshold, which rests on "
+        f"{point.megapixels_seen:.2g} Mpx: it stays as it was, and so does what is usual in light and focus; "
+        "give more good cloth to set them anew"
+    )
+    return False
+
+
+def _known(engine: SegmenterEngine | UnionEngine) -> SegmenterEngine:
+    """The network's own part of an engine."""
+    return engine.known if isinstance(engine, UnionEngine) else engine
 
 
 def _calibrated(
@@ -140,14 +256,15 @@ def _calibrated(
     cloth: GoodCloth,
     *,
     margin: Margin | None = None,
+    texture: Mapping[str, NDArray[Any]] | None = None,
+    lessons: Sequence[Mapping[str, JsonValue]] | None = None,
+    anew: bool = False,
     what: str,
     progress: Progress,
 ) -> Profile:
     """The thresholds anew, on the good cloth held back."""
-    from loomsight.runtime.engine import UnionEngine
-
     engine, before = profile.engine(corrected=True), profile.card.operating_point
-    known = engine.known if isinstance(engine, UnionEngine) else engine
+    known = _known(engine)
     maps = [known.score(image) for image in progress.track(cloth.judge, "thresholds", len(cloth.judge))]
     point, united = learned.unite(before, maps, before.rate)
     for doubt in learned.doubts:
@@ -164,8 +281,41 @@ def _calibrated(
         operating_point=point,
         drift=reference(pictures, united),
         margin=margin,
+        texture=texture,
+        lessons=lessons,
+        anew=anew,
         what=what,
     )
+
+
+def _texture(
+    profile: Profile, pictures: Sequence[Picture], progress: Progress
+) -> dict[str, NDArray[Any]] | None:
+    """How the cloth looks with pictures that look like another, which is said; None where most do not."""
+    from loomsight.texture.familiarity import STRANGE, Familiarity
+    from loomsight.texture.gram import TextureEncoder
+
+    arrays, facts = profile.texture(), profile.card.texture
+    if not arrays:
+        return None
+    known, own = Familiarity.from_arrays(arrays), str(facts.get("fabric", profile.name))
+    try:
+        encoder = TextureEncoder("lite0" if facts.get("backbone") == "lite0" else "vgg16")
+    except WeightsError as error:
+        progress.say(f"note: whether this is the learned cloth was not checked: {error}")
+        return None
+    chosen = [pictures[at] for at in np.unique(np.linspace(0, len(pictures) - 1, _MOST_CODES).astype(int))]
+    codes = np.stack([encoder.code(image) for image in progress.track(chosen, "texture codes", len(chosen))])
+    judged = [known.judge(code) for code in codes]
+    strange = sum(one.strangeness > STRANGE or one.fabric != own for one in judged)
+    if 2 * strange <= len(chosen):
+        return None
+    progress.say(
+        f"note: {strange} of {len(chosen)} pictures do not look like the cloth that was learned, and are "
+        "taken for good cloth all the same: if they are of another fabric, put a copy of the profile back, "
+        "or learn again"
+    )
+    return known.joined(own, codes).to_arrays() if len(chosen) >= _FEW_CODES else None
 
 
 def _samples(profile: Profile) -> list[Picture]:
@@ -174,11 +324,28 @@ def _samples(profile: Profile) -> list[Picture]:
     return [read_image(profile.folder / name) for name in names]
 
 
-def _alarms(profile: Profile) -> int:
-    """The alarms on them."""
-    engine, point = profile.engine(corrected=True), profile.card.operating_point
-    scores = (engine.score(image) for image in _samples(profile))
+def _alarms(engine: Engine, pictures: Sequence[Picture], point: OperatingPoint) -> int:
+    """The alarms on pictures."""
+    scores = (engine.score(image) for image in pictures)
     return sum(len(find_regions(score, point.threshold, point.grouping)) for score in scores)
+
+
+def _megapixels(image: Picture) -> float:
+    return float(image.shape[0] * image.shape[1]) / 1e6
+
+
+def _tell(lesson: Lesson, score: ScoreMap, point: OperatingPoint, progress: Progress) -> None:
+    """Say of a place that was taught whether it is not yet what was said."""
+    x0, y0, x1, y1 = lesson.box
+    found = bool((score[y0:y1, x0:x1] >= point.threshold).any())
+    if found != lesson.defect:
+        where = f"{lesson.picture}@{x0},{y0},{x1},{y1}"
+        progress.say(
+            f"note: {where} is still not found: it hardly differs from good cloth. Learn again with it, "
+            "masked, under --known"
+            if lesson.defect
+            else f"note: {where} still raises an alarm: give good pictures that show it, with --good"
+        )
 
 
 def _check(profile: Profile) -> None:

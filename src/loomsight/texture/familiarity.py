@@ -94,6 +94,13 @@ class _Space:
         return by_fabric.argmin(axis=1), by_fabric.min(axis=1)
 
 
+STRANGE = 1.5
+"""Times the limit from which cloth is taken for another.
+
+A dozen good pictures of one roll show little of how the cloth varies from roll to roll, so a limit set on
+them is tight: the learned fabrics reach 1.3 times it, others start at 2 (benchmarks/familiarity.py)."""
+
+
 class Familiarity:
     """Known fabrics, and the judgement whether a code belongs to one of them. Made by :meth:`fit`."""
 
@@ -152,6 +159,13 @@ class Familiarity:
         steep = np.log(9) / np.log(np.clip(self._limit / max(self._usual, 1e-9), 1.1, 9))
         confidence = float(1 / (1 + ratio**steep))
         return Judgement(self.names[int(label[0])], confidence, ratio <= 1, float(distance[0]), ratio)
+
+    def joined(self, name: str, codes: Codes) -> Self:
+        """The same with more codes of one of its fabrics; the metric and the limit are learned anew."""
+        space = self._space
+        known = space.centre + (space.places / space.scales) @ space.axes.T
+        by_fabric = {own: known[space.labels == label] for label, own in enumerate(self.names)}
+        return self.fit(by_fabric | {name: np.concatenate([by_fabric[name], codes])})
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Everything as plain arrays, none of objects or text: names are UTF-8 bytes, one a line."""
