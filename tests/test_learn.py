@@ -391,6 +391,15 @@ def test_with_a_detector_the_profile_boxes_and_names(fabrics: Path, elsewhere: P
     assert all(0 < region.score <= 1 and region.type in said for region in again.detect(picture))
     text = Path("boxed/report.html").read_text(encoding="utf-8")
     assert "RT-DETR" in text
+    shutil.copytree("boxed", "taught")
+    renewed = teach(Profile.open("taught"), good=fabrics / "new/good").card
+    assert renewed.detector is not None
+    assert renewed.detector.margins is not None
+    assert renewed.detector.fusion.threshold == renewed.operating_point.threshold
+    assert renewed.detector.margins.megapixels_seen == renewed.operating_point.megapixels_seen
+    place = sorted((fabrics / "new/defect").iterdir())[0]
+    listed = teach(Profile.open("taught"), lessons=[Lesson(place, (8, 8, 40, 40), False)]).lessons
+    assert [one["what"] for one in listed] == ["good", "false alarm"]
     result = inspect_roll(fabrics / "new/defect", profile, Path("roll"))
     assert result.ledger.inspected == 3
     assert "RT-DETR" in Path("roll/report.html").read_text(encoding="utf-8")

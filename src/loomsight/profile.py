@@ -214,6 +214,7 @@ class Profile:
         normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]],
         operating_point: OperatingPoint,
         drift: DriftCard | None,
+        detector: DetectorCard | None = None,
         margin: Margin | None = None,
         texture: Mapping[str, NDArray[Any]] | None = None,
         lessons: Sequence[Mapping[str, JsonValue]] | None = None,
@@ -223,8 +224,8 @@ class Profile:
         """The profile in its own folder with another normality; whole, or as it was.
 
         Args:
-            normality, operating_point, drift, margin: what takes the place of its own; without a margin that
-                stays.
+            normality, operating_point, drift, detector, margin: what takes the place of its own; without a
+                detector or a margin those stay.
             texture: how the cloth looks, where that is renewed too.
             lessons: all that it is taught, where that changes.
             anew: nothing of the old normality is left, so the report no longer tells of it.
@@ -247,6 +248,7 @@ class Profile:
                 "normality": normality[0],
                 "operating_point": operating_point,
                 "drift": drift,
+                "detector": detector or self.card.detector,
                 **_of_margin(margin or self.margin),
                 "engines": engines,
                 "gate": None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,20 @@ from pydantic import JsonValue
 
 from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.drift import reference
-from loomsight.card import NormalityCard
+from loomsight.card import DetectorCard, NormalityCard
+from loomsight.detection.fusion import fuse
 from loomsight.errors import UsageError, WeightsError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import find_images, read_image, read_images
 from loomsight.fabric.margin import Margin
 from loomsight.fabric.regions import find_regions
-from loomsight.fabric.types import Box, Picture, ScoreMap
+from loomsight.fabric.types import Box, Picture, Region
 from loomsight.learn.cloth import GoodCloth, part, spread, too_little
+from loomsight.learn.detector import calibrate_fusion
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.profile import Profile
 from loomsight.progress import Progress
-from loomsight.runtime.engine import Engine, SegmenterEngine, UnionEngine
+from loomsight.runtime.engine import DetectorEngine, Engine, SegmenterEngine, TorchDetector, UnionEngine
 
 _MOST_CODES, _FEW_CODES = 12, 3  # pictures whose texture is looked at, and of so few it is not learned
 _ENOUGH = (
@@ -67,11 +69,9 @@ def train_anomaly(
             :func:`loomsight.learn.normality.fitting`.
 
     Raises:
-        UsageError: the profile has a detector, which is fused at one promise.
         DatasetError, ImageError: no good picture, or one that cannot be read.
     """
     progress = progress or Progress()
-    _check(profile)
     margin = margin or profile.margin
     pictures, cloth = _good(profile, good, margin, progress)
     learned = learn_normality(
@@ -128,7 +128,6 @@ def teach(
     if good is None and not lessons:
         raise UsageError("nothing to teach", do="give good cloth, or a place that was judged")
     progress = progress or Progress()
-    _check(profile)
     normality, card = profile.normality(), profile.card.normality
     if normality is None or card is None or "memory" not in normality.methods:
         raise UsageError(
@@ -168,8 +167,10 @@ def teach(
                 what="; ".join(told),
                 progress=progress,
             )
-    taught, point = UnionEngine(_known(engine), normality, card.union), profile.card.operating_point
-    before, after = (_alarms(one, samples, point) for one in (engine, taught))
+    point, detector = profile.card.operating_point, _detector(profile)
+    old = _Inspector(engine, point, detector, profile.card.detector)
+    new = replace(old, engine=UnionEngine(_known(engine), normality, card.union))
+    before, after = (sum(len(one.regions(image)) for image in samples) for one in (old, new))
     cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
     if after > before:
         raise UsageError(
@@ -181,7 +182,7 @@ def teach(
         )
     told.append(f"alarms on {cloth_kept}: {after}, before {before}")
     for lesson in lessons:
-        _tell(lesson, taught.score(_shown(profile, lesson)), point, progress)
+        _tell(lesson, new.alarms(_shown(profile, lesson), lesson.box), progress)
     return profile.renewed(
         normality=(card, normality.to_arrays()),
         operating_point=point,
@@ -275,11 +276,17 @@ def _calibrated(
         progress.say("note: too little cloth to hold any back: the threshold was set on what was learned")
     if (little := too_little(point)) is not None:
         progress.say(f"note: {little.text}")
+    detector, boxed = _detector(profile), profile.card.detector
+    if detector is not None and boxed is not None:
+        boxes = [detector.detect(image) for image in progress.track(cloth.judge, "boxes", len(cloth.judge))]
+        _, fusion, margins = calibrate_fusion(point, united, boxes, before.rate)
+        boxed = boxed.model_copy(update={"fusion": fusion, "margins": margins})
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
     return profile.renewed(
         normality=normality,
         operating_point=point,
         drift=reference(pictures, united),
+        detector=boxed,
         margin=margin,
         texture=texture,
         lessons=lessons,
@@ -324,20 +331,42 @@ def _samples(profile: Profile) -> list[Picture]:
     return [read_image(profile.folder / name) for name in names]
 
 
-def _alarms(engine: Engine, pictures: Sequence[Picture], point: OperatingPoint) -> int:
-    """The alarms on pictures."""
-    scores = (engine.score(image) for image in pictures)
-    return sum(len(find_regions(score, point.threshold, point.grouping)) for score in scores)
+@dataclass(frozen=True)
+class _Inspector:
+    """What an inspection reports of a picture without the camera's lines."""
+
+    engine: Engine
+    point: OperatingPoint
+    detector: DetectorEngine | None
+    boxed: DetectorCard | None
+
+    def regions(self, image: Picture) -> list[Region]:
+        score = self.engine.score(image)
+        if self.detector is not None and self.boxed is not None:
+            return fuse(score, self.detector.detect(image), self.boxed.fusion)
+        return find_regions(score, self.point.threshold, self.point.grouping)
+
+    def alarms(self, image: Picture, where: Box) -> bool:
+        """Whether something is reported in a place."""
+        if self.detector is not None:
+            return any(_meet(region.box, where) for region in self.regions(image))
+        x0, y0, x1, y1 = where
+        return bool((self.engine.score(image)[y0:y1, x0:x1] >= self.point.threshold).any())
+
+
+def _detector(profile: Profile) -> DetectorEngine | None:
+    """The profile's detector, if it has one, for pictures without the camera's lines."""
+    card = profile.card.detector
+    return None if card is None else TorchDetector(profile.detector_network(), card.tile)
 
 
 def _megapixels(image: Picture) -> float:
     return float(image.shape[0] * image.shape[1]) / 1e6
 
 
-def _tell(lesson: Lesson, score: ScoreMap, point: OperatingPoint, progress: Progress) -> None:
+def _tell(lesson: Lesson, found: bool, progress: Progress) -> None:
     """Say of a place that was taught whether it is not yet what was said."""
     x0, y0, x1, y1 = lesson.box
-    found = bool((score[y0:y1, x0:x1] >= point.threshold).any())
     if found != lesson.defect:
         where = f"{lesson.picture}@{x0},{y0},{x1},{y1}"
         progress.say(
@@ -345,16 +374,6 @@ def _tell(lesson: Lesson, score: ScoreMap, point: OperatingPoint, progress: Prog
             "masked, under --known"
             if lesson.defect
             else f"note: {where} still raises an alarm: give good pictures that show it, with --good"
-        )
-
-
-def _check(profile: Profile) -> None:
-    if profile.card.detector is not None:
-        raise UsageError(
-            "the profile cannot be renewed",
-            where=profile.folder,
-            why="a detector is fused with the network at one promise",
-            do="learn again",
         )
 
 
