@@ -12,6 +12,7 @@ from loomsight.detection.fusion import FusionPoint
 from loomsight.evaluation.boxes import BoxScores, regions_at_half_maximum
 from loomsight.evaluation.confusion import MISSED, Confusion, pair_types
 from loomsight.evaluation.operating_point import OperatingPoint
+from loomsight.fabric.margin import Margin
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.types import UNKNOWN, LabelledPicture, Region
 from loomsight.inspection.scoring import ProfileScores
@@ -142,6 +143,7 @@ class Seeing:
         point = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
         fusion = FusionPoint(0.5, 0.3, 0.0, 1, 0)
         boxed = SimpleNamespace(fusion=fusion) if boxing else None
+        self.margin = Margin(0.0)
         self.card, self.boxing = SimpleNamespace(operating_point=point, detector=boxed), boxing
 
     def engine(self) -> Seeing:
@@ -186,3 +188,12 @@ def test_a_profile_is_scored_by_what_it_reports(*, boxing: bool, mask: bool) -> 
     assert called is not None
     assert (called.true, called.said) == (("hole", "slub"), ("hole", "slub", MISSED))
     assert called.counts.tolist() == [[1, 0, 1], [1, 0, 0]]
+
+
+def test_what_a_profile_leaves_out_is_not_scored() -> None:
+    seeing = Seeing(boxing=False)
+    seeing.margin = Margin(60.0)
+    scores = ProfileScores(seeing)  # type: ignore[arg-type]
+    scores.add(spotted(200, "hole", mask=True))
+    figures = scores.figures()
+    assert (figures["defective"], figures["recall"], figures["false_alarms_per_mpx"]) == (0, None, 0)

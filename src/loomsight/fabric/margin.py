@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from loomsight.errors import UsageError
-from loomsight.fabric.types import Picture, ScoreMap
+import numpy as np
+from numpy.typing import NDArray
 
-Pixels = TypeVar("Pixels", Picture, ScoreMap)
+from loomsight.errors import UsageError
+from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
+
+Pixels = TypeVar("Pixels", Picture, ScoreMap, Mask)
 Along = Literal["x", "y"]
 """The axis of a picture that runs along the roll."""
 
@@ -54,6 +57,11 @@ class Margin:
                 why=f"the picture is {across} px wide",
                 do="give a smaller --margin",
             )
+
+    def hides(self, box: Box | NDArray[np.float32], across: int) -> bool:
+        """Whether a box, xyxy, lies within a margin of a web so wide, pixels."""
+        low, high = (box[0], box[2]) if self.along == "y" else (box[1], box[3])
+        return bool(high <= self.pixels or low >= across - self.pixels)
 
     def between(self, image: Pixels) -> Pixels:
         """The part of a picture, or of its score map, between the margins."""

@@ -336,7 +336,7 @@ class _Walk:
             self._margin.check(frame.name, across)
             score = checked(look, image)
             everywhere = self._regions(image, score)
-            regions = [one for one in everywhere if self._on_cloth(one, across)]
+            regions = [one for one in everywhere if not self._margin.hides(one.box, across)]
             result.left_out += len(everywhere) - len(regions)
         except ProfileError:  # no fault of this picture
             raise
@@ -387,11 +387,6 @@ class _Walk:
             return score
         part = self._margin.between(score.score)
         return Look((part.shape[0], part.shape[1]), part, score.complete)
-
-    def _on_cloth(self, region: Region, across: int) -> bool:
-        """Whether a region reaches beyond the margins."""
-        low, high = region.box[0::2] if self.result.along == "y" else region.box[1::2]
-        return high > self._margin.pixels and low < across - self._margin.pixels
 
     def _unread(self, unread: Unread, record: Record) -> None:
         self._first_error = self._first_error or unread.error

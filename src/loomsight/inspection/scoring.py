@@ -1,8 +1,8 @@
 """A profile against labelled pictures: the pixels of its map, the regions that it reports, their types.
 
 Pixels are scored where a mask tells of each; regions on every labelled picture, as an inspection reports
-them: fused with the detector's boxes if there is one. Figures over all thresholds count the fainter regions
-too. A defect without a box has that of its part of the mask.
+them: fused with the detector's boxes if there is one, and not what lies within the profile's margins. Figures
+over all thresholds count the fainter regions too. A defect without a box has that of its part of the mask.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ProfileScores:
     def __init__(self, profile: Profile, types: Collection[str] = ()) -> None:
         self._engine, self._detector = profile.engine(), profile.detector()
         point, card = profile.card.operating_point, profile.card.detector
-        self._map = point
+        self._map, self._margin = point, profile.margin
         self._point = FusionPoint.of_map(point.threshold, point.grouping) if card is None else card.fusion
         self._types = tuple(sorted({*types} - {UNKNOWN}))
         self._pixels, self._counts = PixelScores(), RegionCounts()
@@ -44,13 +44,19 @@ class ProfileScores:
 
     def add(self, picture: LabelledPicture) -> None:
         """Look at one picture and compare with its labels."""
-        image, mask, shape = picture.image, picture.mask, picture.image.shape[:2]
+        image, mask, across = picture.image, picture.mask, self._margin.across(picture.image)
         score = self._engine.score(image)
         seen = [] if self._detector is None else self._detector.detect(image)
-        found = fuse(score, seen, self._point, faint=True)[:MOST]
-        boxes, types = true_boxes(picture)
+        every = fuse(score, seen, self._point, faint=True)
+        found = [one for one in every if not self._margin.hides(one.box, across)][:MOST]
         if self._types:
             found = self._engine.name(image, found)
+        boxes, types = true_boxes(picture)
+        kept = [number for number, box in enumerate(boxes) if not self._margin.hides(box, across)]
+        boxes, types = boxes[kept], [types[number] for number in kept]
+        score = self._margin.between(score)
+        mask = None if mask is None else self._margin.between(mask)
+        shape = score.shape[0], score.shape[1]
         # an alarm at the very threshold is one, however its score was rounded
         alarms = [region for region in found if region.score >= self._point.alarm - 1e-9]
         if mask is not None:
