@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from loomsight.detection.deeplab import IGNORED
 from loomsight.fabric.instances import boxes_of, instances_of
 from loomsight.fabric.types import LabelledPicture
+from loomsight.learn.detector import collate_boxes
+from loomsight.learn.segmenter import collate
+from loomsight.synthesis.recipe import Material, Recipe, TileMaker
 
 IMAGE = np.zeros((60, 80, 3), np.uint8)
 
@@ -57,3 +61,24 @@ def test_good_cloth_has_none_and_types_that_do_not_fit_are_unknown() -> None:
     mask[5:8, 60:64] = mask[40:44, 50:54] = mask[20:22, 5:9] = True
     assert instances_of(LabelledPicture(IMAGE, mask, types=("hole", "nep")))[1] == ("unknown",) * 3
     assert instances_of(LabelledPicture(IMAGE, mask, types=("hole",)))[1] == ("hole",) * 3
+
+
+def test_boxes_that_overlap_or_coincide_keep_their_extent() -> None:
+    boxes = np.array([[10, 20, 40, 24], [30, 10, 50, 40], [10, 20, 40, 24], [60, 5, 64, 8]], np.float32)
+    found, types = instances_of(LabelledPicture(IMAGE, None, boxes, ("float", "slub", "stain", "nep")))
+    assert boxes_of(found)[0].tolist() == boxes.tolist()
+    assert boxes_of(found)[1].tolist() == [1, 2, 3, 4]
+    assert types == ("float", "slub", "stain", "nep")
+    cut = boxes_of(found[12:30, 32:48])[0]  # a window within the second: all three are in it
+    assert cut.tolist() == [[0, 8, 8, 12], [0, 0, 16, 18], [0, 8, 8, 12]]
+
+
+def test_tiles_of_overlapping_boxes_train_both_networks() -> None:
+    boxes = np.array([[10, 20, 40, 24], [10, 20, 40, 24], [12, 10, 30, 40]], np.float32)
+    known = LabelledPicture(IMAGE, None, boxes, ("float", "slub", "nep"), "a")
+    maker = TileMaker(Recipe(arms=("none",), tile=96, batch=4), Material([], [known]))
+    tiles = maker.batch(0)
+    labels = collate_boxes(tiles, ("float", "nep", "slub"))["labels"]
+    # mirrored to 96 pixels, at the least some of each are in every tile
+    assert all({0, 1, 2} <= set(own["class_labels"].tolist()) for own in labels)
+    assert (collate(tiles, ("float", "nep", "slub"))["types"] == IGNORED).all()

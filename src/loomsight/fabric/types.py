@@ -103,8 +103,8 @@ class TrainingTile:
         target: float32 HW in [0, 1], 1 on a defect.
         weight: float32 HW ≥ 0, 0 where the label is unknown (inside a box without a mask).
         origin: where its defect comes from, for reports ("paste", "drawn", "real", "good", …).
-        instances: int16 HW, 0 on good cloth, k on the defect whose type is ``types[k - 1]``, also where it
-            is only boxed; None: there is none.
+        instances: int16 HW, or HWL where boxes overlap; 0 on good cloth, k on the defect whose type is
+            ``types[k - 1]``, also where it is only boxed; None: there is none.
         types: names of :data:`DEFECT_TYPES`.
     """
 

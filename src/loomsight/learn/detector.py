@@ -144,7 +144,7 @@ def collate_boxes(tiles: Sequence[TrainingTile], types: Sequence[str]) -> Detect
         if tile.instances is not None:
             sizes = np.bincount(tile.instances.ravel(), minlength=len(tile.types) + 1)
             boxes, which = boxes_of(tile.instances)
-            height, width = tile.instances.shape
+            height, width = tile.instances.shape[:2]
             cut = (boxes[:, :2] <= 0).any(axis=1) | (boxes[:, 2:] >= (width, height)).any(axis=1)
             keep = ~cut | (sizes[which] >= LEAST_PIXELS)
             boxes, which = boxes[keep], which[keep]

@@ -54,7 +54,7 @@ def collate(tiles: list[TrainingTile], types: Sequence[str] = ()) -> Batch:
 def _types_of(tile: TrainingTile, types: Sequence[str]) -> NDArray[np.int64]:
     """The number of each pixel's type, at half the resolution."""
     numbers = [IGNORED, *(types.index(name) if name in types else IGNORED for name in tile.types)]
-    if tile.instances is None:
+    if tile.instances is None or tile.instances.ndim == 3:  # boxes alone
         return np.full([(side + 1) // 2 for side in tile.image.shape[:2]], IGNORED, np.int64)
     known = np.where(tile.target > 0.5, tile.instances, 0)  # inside a box alone no pixel's type is known
     fine = np.array(numbers, np.int64)[known]

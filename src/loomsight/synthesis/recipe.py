@@ -39,7 +39,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from loomsight.config import Config
 from loomsight.fabric.images import to_grey, to_rgb
-from loomsight.fabric.instances import GAP, InstanceMap, instances_of
+from loomsight.fabric.instances import GAP, InstanceMap, flat, instances_of
 from loomsight.fabric.regions import label_parts
 from loomsight.fabric.types import UNKNOWN, LabelledPicture, Mask, Picture, TrainingTile
 from loomsight.loom import DRAWN_KINDS, draw_defect
@@ -297,7 +297,7 @@ class TileMaker:
         image = to_rgb(mirror_pad(picture.image, size)[window])
         instances, types = _mirrored(*self._material.instances(picture), size)
         own = instances[window]
-        marked = (own > 0).astype(np.float32)
+        marked = flat(own).astype(np.float32)
         if picture.mask is None:  # boxes alone: which pixels are defective, nobody knows
             return TrainingTile(image, np.zeros_like(marked), 1 - marked, "real", own, types)
         return TrainingTile(image, marked, np.ones_like(marked), "real", own, types)
@@ -355,8 +355,9 @@ def _mirrored(
         return instances, types
     anew, named = np.zeros_like(padded), list[str]()
     for number, name in enumerate(types, 1):
-        count, parts = label_parts(padded == number, GAP)
-        anew[parts > 0] = parts[parts > 0] + len(named)
+        own = padded == number
+        count, parts = label_parts(flat(own), GAP)
+        anew[own] = (parts if own.ndim == 2 else parts[..., None] * own)[own] + len(named)
         named += [name] * count
     return anew, tuple(named)
 
