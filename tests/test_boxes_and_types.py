@@ -185,7 +185,6 @@ def test_a_profile_is_scored_by_what_it_reports(*, boxing: bool, mask: bool) -> 
     assert figures["types_right"] == pytest.approx(1 / 3)
     assert figures["ap"] == (pytest.approx(1) if mask else None)
     called = scores.confusion()
-    assert called is not None
     assert (called.true, called.said) == (("hole", "slub"), ("hole", "slub", MISSED))
     assert called.counts.tolist() == [[1, 0, 1], [1, 0, 0]]
 
@@ -197,3 +196,11 @@ def test_what_a_profile_leaves_out_is_not_scored() -> None:
     scores.add(spotted(200, "hole", mask=True))
     figures = scores.figures()
     assert (figures["defective"], figures["recall"], figures["false_alarms_per_mpx"]) == (0, None, 0)
+
+
+def test_every_alarm_of_a_bad_picture_counts() -> None:
+    image = np.full((100, 400), 50, np.uint8)
+    image[5:95:10, 5:395:10] = 255  # more than COCO's hundred
+    scores = ProfileScores(Seeing(boxing=True), ("hole",))  # type: ignore[arg-type]
+    scores.add(LabelledPicture(image, np.zeros(image.shape, np.bool_)))
+    assert scores.figures()["false_alarms_per_mpx"] == pytest.approx(9 * 39 / 0.04)

@@ -349,3 +349,15 @@ def test_evaluate_says_that_nothing_is_labelled(
     code, _, err = run(capsys, "evaluate", tmp_path, "--profile", profile)
     assert code == 3
     assert "no labels" in line(err)
+
+
+def test_evaluate_asks_for_types_before_it_looks_at_pictures(
+    tmp_path: Path, profile: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = labelled(tmp_path / "set")
+    picture = tmp_path / "types.png"
+    code, _, err = run(capfd, "evaluate", root, "--profile", profile, "--confusion", picture)
+    assert code == 3
+    assert "name no type of defect" in line(err)
+    assert "evaluate" not in err.replace(line(err), "")
+    assert not picture.exists()

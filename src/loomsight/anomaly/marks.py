@@ -24,8 +24,8 @@ from loomsight.fabric.types import Mask
 _SMALLER = 4
 _LIKE = 0.87  # correlation of a mark with itself elsewhere: 0.9 to 0.97; with other defects: 0.8 at most
 _SPOT = 0.85  # correlation with an ellipse from which on it is a spot
-_SIDE = 6  # places of the smaller map, at least, and
-_MOST = 32  # marks
+_SIDE = 6  # places of the smaller map that a mark has a side, at least
+_MOST = 32  # marks that are kept
 _CALM = 0.3  # the score below which one place is like another
 _SURE, _APART, _EACH = 1.0, 25, 8  # tails of a mark, pixels that join its parts, and looked at in a picture
 _HALO, _NOTHING = 4, -5.0  # places around a mark and around the picture; how strange nothing is

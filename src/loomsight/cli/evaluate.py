@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +80,7 @@ def evaluate(
       loomsight evaluate labelled-yolo/ --profile twill --confusion types.png
       loomsight evaluate --maps twill-inspection/maps --masks fabrics/twill/mask --json
     """
+    from loomsight.fabric.images import write_png
     from loomsight.progress import for_stream
 
     if (source is None) == (maps is None):
@@ -103,9 +104,9 @@ def evaluate(
     progress = for_stream()
     try:
         if source is not None and opened is not None:
-            row, called = _scored(source, opened, progress)
+            row, called = _scored(source, opened, progress, drawn=confusion is not None)
             if confusion is not None:
-                _draw(called, confusion, source)
+                write_png(confusion, called.draw())
         else:
             row = _figures(_mapped(maps or Path(), masks or Path()), opened, progress)
     finally:
@@ -141,25 +142,20 @@ def _figures(pairs: _Pairs, profile: Profile | None, progress: Progress) -> dict
         pixels.add(score, mask)
         if point is not None:
             regions += count_regions(score, mask, point.threshold, point.grouping)
-    found = pixels.figures()
     return {
-        "pictures": found.pictures,
-        "defective": found.defective,
-        "ap_picture": found.ap_picture,
-        "ap": found.ap,
-        "f1": found.f1,
-        "f1_threshold": found.f1_threshold,
-        "auroc": found.auroc,
-        "aupro": found.aupro,
+        **asdict(pixels.figures()),
         "threshold": None if point is None else point.threshold,
         "recall": regions.recall,
         "false_alarms_per_mpx": regions.false_alarms_per_megapixel,
     }
 
 
-def _scored(source: Path, profile: Profile, progress: Progress) -> tuple[dict[str, Any], Confusion | None]:
+def _scored(
+    source: Path, profile: Profile, progress: Progress, *, drawn: bool
+) -> tuple[dict[str, Any], Confusion]:
     """The figures of a profile on the labelled pictures of a data set, and which type was called what."""
     from loomsight.datasets.formats import read_dataset
+    from loomsight.fabric.types import UNKNOWN
     from loomsight.inspection.scoring import ProfileScores
 
     items = read_dataset(source)
@@ -173,7 +169,10 @@ def _scored(source: Path, profile: Profile, progress: Progress) -> tuple[dict[st
         progress.say(
             f"note: {boxed} pictures have boxes alone, so they have no part in the figures of pixels"
         )
-    scores = ProfileScores(profile, {name for item in labelled for name in item.types})
+    types = {name for item in labelled for name in item.types} - {UNKNOWN}
+    if drawn and not types:
+        raise DatasetError("no picture of types", where=source, why="its labels name no type of defect")
+    scores = ProfileScores(profile, types)
     for item in progress.track(labelled, "evaluate", len(labelled)):
         scores.add(item.load())
     return scores.figures(), scores.confusion()
@@ -193,14 +192,6 @@ def _check_picture(path: Path, maps: Path | None) -> None:
     if path.exists() or not path.parent.is_dir():
         why = "it is there already" if path.exists() else f"there is no folder {path.parent}"
         raise UsageError("bad --confusion", where=path, why=why)
-
-
-def _draw(called: Confusion | None, path: Path, source: Path) -> None:
-    from loomsight.fabric.images import write_png
-
-    if called is None:
-        raise DatasetError("no picture of types", where=source, why="its labels name no type of defect")
-    write_png(path, called.draw())
 
 
 def _mapped(maps: Path, masks: Path) -> _Pairs:

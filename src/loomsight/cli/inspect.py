@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from loomsight.cli.edges import Along, check_margin
 from loomsight.errors import UsageError
 
 
@@ -20,13 +21,6 @@ class Runtime(StrEnum):
     OPENVINO = "openvino"
     OPENVINO_FP16 = "openvino-fp16"
     OPENVINO_INT8 = "openvino-int8"
-
-
-class Along(StrEnum):
-    """The axis of a picture that runs along the roll."""
-
-    X = "x"
-    Y = "y"
 
 
 def inspect(
@@ -91,7 +85,6 @@ def inspect(
       loomsight inspect roll7/ --profile twill --false-alarms 5 --margin 25
       loomsight inspect roll7/ --profile twill --engine openvino --no-gate
     """
-    from loomsight.fabric.margin import check_width
     from loomsight.inspection import line
     from loomsight.inspection.sources import open_source
     from loomsight.profile import Profile
@@ -100,7 +93,7 @@ def inspect(
     frames = open_source(source)
     if false_alarms is not None and not 0 < false_alarms < float("inf"):
         raise UsageError("bad --false-alarms", where=f"{false_alarms:g}", why="it must be a number above 0")
-    check_width(margin)
+    check_margin(margin)
     opened = Profile.open(profile)
     if false_alarms is not None:
         opened = opened.promising(false_alarms)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loomsight.anomaly import METHODS, methods_of
+from loomsight.cli.edges import Along, check_margin
 from loomsight.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ class Beside(StrEnum):
     """A second network beside the segmenter."""
 
     DETECTOR = "detector"
-
-
-class Along(StrEnum):
-    """The axis of a picture that runs along the roll."""
-
-    X = "x"
-    Y = "y"
 
 
 class BadPictures(StrEnum):
@@ -168,7 +162,6 @@ def learn(
       loomsight learn good/ --name twill --mm-per-px 0.1 --margin 25
     """
     from loomsight.fabric.images import find_images
-    from loomsight.fabric.margin import check_width
     from loomsight.profile import check_name, check_target
 
     check_name(name)
@@ -183,7 +176,7 @@ def learn(
     ):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"bad {option}", where=f"{value:g}", why="it must be a number above 0")
-    check_width(margin)
+    check_margin(margin)
     if seed is not None and seed < 0:
         raise UsageError("bad --seed", where=str(seed), why="it must be 0 or more")
     if web_width is not None and mm_per_px is None:

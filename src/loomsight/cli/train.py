@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from loomsight.anomaly import GANS, METHODS, methods_of, residuals_of
+from loomsight.cli.edges import check_margin
 from loomsight.errors import UsageError
-from loomsight.fabric.margin import check_width
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -242,7 +242,7 @@ def anomaly(
       loomsight train anomaly twill/good --profile twill --method fanogan --compare pixels+frozen
     """
     _check(("--minutes", minutes), ("--budget", budget), seed=seed)
-    check_width(margin)
+    check_margin(margin)
     names = methods_of(method)
     residuals = None if compare is None else residuals_of(compare)
     for option, given, those in (("--budget", budget, ("memory",)), ("--compare", compare, GANS)):

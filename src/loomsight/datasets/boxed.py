@@ -38,8 +38,8 @@ def read_yolo(folder: Path, tree: Tree) -> list[Item] | None:
 
     A line is ``class cx cy w h`` relative to the picture, or ``class x y x y …`` for a polygon. A
     picture with an empty label file, or none, is good; where no picture has one, all are left out, for the
-    labels are elsewhere. Only the names come out of ``data.yaml``: the
-    paths in it are wrong in many exports, and the folders tell themselves.
+    labels are elsewhere. Only the names come out of ``data.yaml``: the paths in it are wrong in many
+    exports, and the folders tell themselves.
     """
     places = [
         place

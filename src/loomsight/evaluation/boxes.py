@@ -117,7 +117,7 @@ class BoxScores:
         alarms: list[float] = []
         found: list[float] = []
         for (boxes, _), regions in zip(self._true, self._found, strict=True):
-            touch = _touching(boxes, regions)
+            touch = touching(boxes, regions)
             scores = np.array([region.score for region in regions])
             found += [float(scores[row].max(initial=-np.inf)) for row in touch]
             alarms += scores[~touch.any(axis=0)].tolist()
@@ -126,7 +126,7 @@ class BoxScores:
 
 def count_boxes(found: Sequence[Region], boxes: Boxes, shape: tuple[int, int]) -> RegionCounts:
     """Compare the boxes of regions with those of true defects, in a picture of ``shape`` (height, width)."""
-    touch = _touching(boxes, found)
+    touch = touching(boxes, found)
     return RegionCounts(
         defects=len(boxes),
         found=int(touch.any(axis=1).sum()),
@@ -167,7 +167,7 @@ def regions_at_half_maximum(
     return found
 
 
-def _touching(boxes: Boxes, regions: Sequence[Region]) -> NDArray[np.bool_]:
+def touching(boxes: Boxes, regions: Sequence[Region]) -> NDArray[np.bool_]:
     """Which true box is touched by which region, (boxes, regions)."""
     a = np.asarray(boxes, np.float32).reshape(-1, 1, 4)
     b = np.array([region.box for region in regions], np.float32).reshape(1, -1, 4)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from loomsight.evaluation.regions import TOLERANCE
+from loomsight.evaluation.boxes import touching
 from loomsight.fabric.types import UNKNOWN, Picture, Region
 
 MISSED = "missed"
@@ -98,13 +98,8 @@ def pair_types(
         found: regions; boxes: of the true defects, xyxy; types: theirs.
     """
     pairs = []
-    for (x0, y0, x1, y1), name in zip(boxes, types, strict=True):
-        touching = [
-            region
-            for region in found
-            if region.box[0] < x1 + TOLERANCE and x0 < region.box[2] + TOLERANCE
-            and region.box[1] < y1 + TOLERANCE and y0 < region.box[3] + TOLERANCE
-        ]  # fmt: skip
-        best = max(touching, key=lambda region: region.score, default=None)
+    for touched, name in zip(touching(boxes, found), types, strict=True):
+        on_it = [region for region, touches in zip(found, touched, strict=True) if touches]
+        best = max(on_it, key=lambda region: region.score, default=None)
         pairs.append((name, MISSED if best is None else best.type))
     return pairs

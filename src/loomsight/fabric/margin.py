@@ -69,13 +69,3 @@ class Margin:
         across = image.shape[1 if self.along == "y" else 0]
         part = slice(edge, across - edge)
         return image[:, part] if self.along == "y" else image[part]
-
-
-def check_width(margin: float | None) -> None:
-    """Whether a ``--margin`` is one.
-
-    Raises:
-        UsageError: it is below 0, or no number.
-    """
-    if margin is not None and not 0 <= margin < math.inf:
-        raise UsageError("bad --margin", where=f"{margin:g}", why="it must be 0 or more")

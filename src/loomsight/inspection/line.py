@@ -307,7 +307,7 @@ class _Walk:
             )
 
     def _other_width(self) -> list[str]:
-        """That the promise per 100 m was made for a web of another width, as learning knows no --along."""
+        """That the promise per 100 m was made for a web of another width, where it was learned along y."""
         scale, rate = self.result.mm_per_px or 1.0, self.result.rate
         inspected = self.result.width_px - 2 * self._margin.pixels
         promised, seen = rate.megapixels * 10 * scale**2, inspected * scale

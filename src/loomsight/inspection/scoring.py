@@ -8,6 +8,7 @@ over all thresholds count the fainter regions too. A defect without a box has th
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 from loomsight.detection.fusion import FusionPoint, fuse
@@ -48,9 +49,9 @@ class ProfileScores:
         score = self._engine.score(image)
         seen = [] if self._detector is None else self._detector.detect(image)
         every = fuse(score, seen, self._point, faint=True)
-        found = [one for one in every if not self._margin.hides(one.box, across)][:MOST]
+        found = [one for one in every if not self._margin.hides(one.box, across)]
         if self._types:
-            found = self._engine.name(image, found)
+            found = self._engine.name(image, found[:MOST]) + found[MOST:]  # no more count for precision
         boxes, types = true_boxes(picture)
         kept = [number for number, box in enumerate(boxes) if not self._margin.hides(box, across)]
         boxes, types = boxes[kept], [types[number] for number in kept]
@@ -73,16 +74,11 @@ class ProfileScores:
 
     def figures(self) -> dict[str, Any]:
         """All figures by name; None is one that these pictures do not define."""
-        pixels, boxes, confusion = self._pixels.figures(), self._boxes.figures(), self.confusion()
+        boxes = self._boxes.figures()
         return {
+            **asdict(self._pixels.figures()),
             "pictures": self._pictures,
             "defective": self._defective,
-            "ap_picture": pixels.ap_picture,
-            "ap": pixels.ap,
-            "f1": pixels.f1,
-            "f1_threshold": pixels.f1_threshold,
-            "auroc": pixels.auroc,
-            "aupro": pixels.aupro,
             "threshold": self._map.threshold,
             "recall": self._counts.recall,
             "false_alarms_per_mpx": self._counts.false_alarms_per_megapixel,
@@ -91,9 +87,9 @@ class ProfileScores:
             "box_ap50": boxes.ap50,
             "box_ap_small": boxes.ap_small,
             "box_ap50_typed": self._typed.figures().ap50 if self._types else None,
-            "types_right": None if confusion is None else confusion.right,
+            "types_right": self.confusion().right,
         }
 
-    def confusion(self) -> Confusion | None:
-        """Which type of defect was called what at the profile's threshold; None without types."""
-        return Confusion.of(self._pairs) if self._pairs else None
+    def confusion(self) -> Confusion:
+        """Which type of defect was called what at the profile's threshold; empty without types."""
+        return Confusion.of(self._pairs)

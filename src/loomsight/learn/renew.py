@@ -35,9 +35,8 @@ from loomsight.progress import Progress
 from loomsight.runtime.engine import DetectorEngine, Engine, SegmenterEngine, TorchDetector, UnionEngine
 
 _MOST_CODES, _FEW_CODES = 12, 3  # pictures whose texture is looked at, and of so few it is not learned
-_ENOUGH = (
-    0.5  # of the cloth that the threshold rests on, to set it anew, where that shows no promise by itself
-)
+# Of the cloth that the threshold rests on, to set it anew, where that shows no promise by itself.
+_ENOUGH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
