@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_what_lies_beside_a_slanted_line_is_not_of_it() -> None:
     line = Region((0, 0, 200, 100), 20_000, 200.0, 0.6, "slub", parts)
     found = fuse(blot, [line], POINT)
     assert sorted((one.type, one.area) for one in found) == [("slub", 60), ("unknown", 200)]
+
+
+def test_of_a_faint_box_through_many_tiles_only_what_lies_on_the_region_counts() -> None:
+    clear = score_map((50, 40, 60, 50, 0.9), (150, 40, 160, 50, 0.3))
+    parts = tuple((x, 30, x + 30, 60) for x in range(0, 180, 20))
+    faint = Region((0, 30, 190, 60), 5700, 190.0, 0.1, "slub", parts)
+    (found,) = fuse(clear, [faint], POINT)
+    assert found.box == (20, 30, 90, 60)
+    assert (found.area, found.type) == (100, "unknown")
+    (found,) = fuse(clear, [replace(faint, score=0.6)], POINT)
+    assert (found.box, found.type) == ((0, 30, 190, 60), "slub"), "sure, it holds all of its parts"
 
 
 def test_a_region_does_not_tie_boxes_together() -> None:

@@ -6,10 +6,11 @@ by luck more for one network than for the other, and the stricter one would have
 map joins the surest box that it lies on, or a part of that box where tiles saw pieces, as the shape of that
 defect, and their margins add up as evidence does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no
 region ties two boxes together: a streak of faint regions would make one box of a whole picture. A box that
-holds less than a quarter of a region is of a part of that defect, and grows to hold all of it. So a defect
-that one network sees clearly is found though the other does not see it, and one that both see faintly, each a
-little below, is found as well; what one sees faintly and the other not at all is not. The promise is kept by
-the fused threshold, set on good cloth.
+holds less than a quarter of a region is of a part of that defect, and grows to hold all of it; of one that is
+no alarm itself only those parts count that regions lie on. So a defect that one network sees clearly is found
+though the other does not see it, and one that both see faintly, each a little below, is found as well; what
+one sees faintly and the other not at all is not. The promise is kept by the fused threshold, set on good
+cloth.
 """
 
 from __future__ import annotations
@@ -156,14 +157,25 @@ def _region(group: Evidence, point: FusionPoint) -> Region:
     if not group.regions:
         x0, y0, x1, y1 = group.box.box
         return replace(group.box, area=(x1 - x0) * (y1 - y0), score=score)
+    level = min(0.0, _margin(group.regions, point.segmenter))
+    if _margin([group.box], point.detector) >= level:
+        regions, box, kind = group.regions, group.box.box, group.box.type
+    else:  # a box that only agrees neither names a defect, nor gathers what is faint itself
+        regions = tuple(one for one in group.regions if _margin([one], point.segmenter) >= level)
+        box, kind = _under(group.box, regions), UNKNOWN
     # the pieces of one defect that a box holds together: as long as they reach
-    all_of = np.array([one.box for one in group.regions])
+    all_of = np.array([one.box for one in regions])
     reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
-    length = group.regions[0].length if len(group.regions) == 1 else float(reach)
-    area = sum(one.area for one in group.regions)
-    seen = _margin([group.box], point.detector) >= min(0.0, _margin(group.regions, point.segmenter))
-    kind = group.box.type if seen else UNKNOWN
-    return Region(_holding(group.box.box, all_of), area, length, score, kind)
+    length = regions[0].length if len(regions) == 1 else float(reach)
+    return Region(_holding(box, all_of), sum(one.area for one in regions), length, score, kind)
+
+
+def _under(box: Region, regions: Sequence[Region]) -> Box:
+    """What of a faint box lies on regions: an unsure one goes on from tile to tile through a picture."""
+    pieces = [replace(box, box=part, parts=()) for part in box.parts or (box.box,)]
+    met = [piece.box for piece in pieces if any(_on_one_defect(region, piece) for region in regions)]
+    (x0, y0), (x1, y1) = np.min(met, axis=0)[:2].tolist(), np.max(met, axis=0)[2:].tolist()
+    return x0, y0, x1, y1
 
 
 def _holding(box: Box, regions: Int[NDArray[np.int_], "n 4"]) -> Box:
