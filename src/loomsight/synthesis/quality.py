@@ -28,7 +28,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from loomsight.config import Config
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, agreement, changed, grown
 from loomsight.fabric.regions import split_parts
-from loomsight.fabric.types import Mask, Picture
+from loomsight.fabric.types import Picture
+from loomsight.fabric.woven import WOVEN, beside, texture
 from loomsight.synthesis.samples import Sample
 
 _GAP = 6  # pixels: pieces of a mask with no more between them are one part
@@ -45,7 +46,7 @@ class GateSettings(Config):
     margin: NonNegativeInt = 12  # pixels around the mask that may change
     smallest: PositiveInt = 6  # pixels of a mask
     largest: float = Field(0.6, gt=0, le=1)  # share of the window
-    woven: float = Field(2.0, ge=0)  # grey levels by which threads differ, at least, where there is cloth
+    woven: float = Field(WOVEN, ge=0)  # grey levels by which threads differ, at least, where there is cloth
     beside: float = Field(0.2, ge=0, le=1)  # share of a mask that may lie where there is none
 
 
@@ -102,10 +103,10 @@ def visibility(sample: Sample) -> float:
         0 for no change; about 1 where an attentive eye begins to see it.
     """
     change = sample.image.astype(np.float32) - sample.cloth
-    texture = _texture(sample.cloth)
+    threads = texture(sample.cloth)
     best = 0.0
     for sigma in _SCALES:
-        deviation = _spread(np.asarray(cv2.GaussianBlur(texture, (0, 0), sigma), np.float32))
+        deviation = _spread(np.asarray(cv2.GaussianBlur(threads, (0, 0), sigma), np.float32))
         seen = cv2.GaussianBlur(change, (0, 0), sigma)[sample.mask]
         strength = float(np.sqrt(np.square(seen).mean(axis=0).max()))  # of the colour that changed most
         best = max(best, strength / deviation)
@@ -130,28 +131,15 @@ def strangeness(sample: Sample) -> float:
     return best
 
 
-def beside(image: Picture, woven: float) -> Mask:
-    """Where there is no cloth: pure white or black, or all alike within ``woven`` grey levels."""
-    texture = _texture(image)
-    flat = np.sqrt(cv2.blur(texture * texture, (15, 15))) < woven
-    return np.asarray(flat | (image.min(axis=2) > 251) | (image.max(axis=2) < 4))
-
-
 def _maps(image: Picture) -> list[NDArray[np.float32]]:
     """What is seen of a cloth: tone at each scale, liveliness, and two differences of colours."""
-    texture = _texture(image)
+    threads = texture(image)
     red, green, blue = cv2.split(image.astype(np.float32))
     return [
-        *(cv2.GaussianBlur(texture, (0, 0), sigma) for sigma in _SCALES),
-        np.sqrt(cv2.GaussianBlur(texture * texture, (0, 0), 2.0)),
+        *(cv2.GaussianBlur(threads, (0, 0), sigma) for sigma in _SCALES),
+        np.sqrt(cv2.GaussianBlur(threads * threads, (0, 0), 2.0)),
         *(cv2.GaussianBlur(one - other, (0, 0), 1.5) for one, other in ((red, green), (blue, green))),
     ]
-
-
-def _texture(image: Picture) -> NDArray[np.float32]:
-    """Grey levels, lighting left out."""
-    grey = image.mean(axis=2, dtype=np.float32)
-    return np.asarray(grey - cv2.blur(grey, (25, 25)))
 
 
 def _spread(values: NDArray[np.float32]) -> float:

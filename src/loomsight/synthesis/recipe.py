@@ -42,6 +42,7 @@ from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.instances import GAP, InstanceMap, flat, instances_of
 from loomsight.fabric.regions import label_parts
 from loomsight.fabric.types import UNKNOWN, LabelledPicture, Mask, Picture, TrainingTile
+from loomsight.fabric.woven import beside, cloth_within
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.augment import Array, augmix, flip_and_turn, photometric, stretch
 from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
@@ -52,6 +53,8 @@ SOURCE_ONLY = ("none", "augmix")
 GENERATED = ("stage1", "stage1+2", "refined", "diffusion")
 """The arms that take their samples from a bank."""
 _STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and are moved by up to it
+_TRIES = 20  # windows of good pictures that are looked at for one with cloth in it
+_MOST_OFF = 0.5  # of good pictures lies beside the cloth; of more it is not believed
 
 
 class Recipe(Config):
@@ -139,6 +142,8 @@ class Material:
 
 Made: TypeAlias = tuple[Picture, Mask, str]
 """A picture with a made defect, its mask, and its type."""
+Window: TypeAlias = tuple[slice, slice]
+"""Rows and columns."""
 Arm: TypeAlias = Callable[[Material, Picture, np.random.Generator], Made]
 """Makes one defect in good cloth."""
 
@@ -155,8 +160,9 @@ def _poisson(material: Material, cloth: Picture, rng: np.random.Generator) -> Ma
 
 def _perlin(material: Material, cloth: Picture, rng: np.random.Generator) -> Made:
     foreign = to_rgb(_pick(material.flawless or material.defective, rng).image)
-    window = random_window(foreign.shape[:2], cloth.shape[0], rng)
-    texture = photometric(mirror_pad(foreign, cloth.shape[0])[window], rng, 2.0)
+    side = max(cloth.shape[:2])
+    window = random_window(foreign.shape[:2], side, rng)
+    texture = photometric(mirror_pad(foreign, side)[window], rng, 2.0)[: cloth.shape[0], : cloth.shape[1]]
     return *perlin_defect(cloth, texture, rng), UNKNOWN
 
 
@@ -212,6 +218,10 @@ class TileMaker:
         self._recipe, self._material, self._seed = recipe, material, seed
         self._window = math.ceil(recipe.tile * (1 + recipe.stretch))  # what a tile is stretched from
         self._good = [mirror_pad(to_rgb(image), self._window) for image in material.good]
+        self._off = [beside(image) for image in self._good]
+        if self._off and np.mean([off.mean() for off in self._off]) > _MOST_OFF:
+            # cloth so fine that its threads do not show
+            self._off = [np.zeros_like(off) for off in self._off]
         self._places, self._odds = rare_places(self._good, self._window)
         self._grey = material.grey
 
@@ -259,12 +269,12 @@ class TileMaker:
             cloth, image, instances = sample.cloth, sample.image, sample.mask.astype(np.int16)
             types = (UNKNOWN,)
         else:
-            cloth = image = self.cloth(rng, size)
-            instances, types = np.zeros((size, size), np.int16), ()
+            cloth, woven = self._woven(rng, size)
+            image, instances, types = cloth.copy(), np.zeros((size, size), np.int16), ()
             while True:
-                image, mask, kind = ARMS[arm](self._material, image, rng)
+                image[woven], mask, kind = ARMS[arm](self._material, image[woven], rng)
                 types = (*types, kind)
-                instances[mask] = len(types)
+                instances[woven][mask] = len(types)
                 full = arm not in _SEVERAL or len(types) == self._recipe.most
                 if full or rng.random() >= self._recipe.another:
                     break
@@ -275,14 +285,26 @@ class TileMaker:
 
     def cloth(self, rng: np.random.Generator, size: int | None = None) -> Picture:
         """A window of good cloth, rare places as often as usual ones; of the tile's size if none is given."""
-        size = size or self._recipe.tile
+        number, window = self._anywhere(rng, size or self._recipe.tile)
+        return np.ascontiguousarray(self._good[number][window])
+
+    def _woven(self, rng: np.random.Generator, size: int) -> tuple[Picture, Window]:
+        """A window of good cloth to make defects in, and where in it they can be: not beside the selvedge."""
+        for _ in range(_TRIES):
+            number, window = self._anywhere(rng, size)
+            part = cloth_within(self._off[number][window], size // 4)
+            if part is not None:
+                return np.ascontiguousarray(self._good[number][window]), part
+        return np.ascontiguousarray(self._good[number][window]), (slice(0, size), slice(0, size))
+
+    def _anywhere(self, rng: np.random.Generator, size: int) -> tuple[int, Window]:
+        """The number of a good picture, and a window in it."""
         number, *corner = self._places[int(np.searchsorted(self._odds, rng.random()))]
-        image = self._good[number]
         top, left = (
             int(np.clip(start + rng.integers(-_STRIDE, _STRIDE + 1), 0, length - size))
-            for start, length in zip(corner, image.shape[:2], strict=True)
+            for start, length in zip(corner, self._good[number].shape[:2], strict=True)
         )
-        return np.ascontiguousarray(image[top : top + size, left : left + size])
+        return int(number), (slice(top, top + size), slice(left, left + size))
 
     def _known(self, size: int, rng: np.random.Generator) -> TrainingTile:
         material = self._material

@@ -1,0 +1,59 @@
+"""Where a picture shows cloth, and where what lies beside its selvedge: a lamp, a table, the machine."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from loomsight.fabric.types import Mask, Picture
+
+WOVEN = 2.0
+"""Grey levels by which threads differ, at least, where there is cloth."""
+_AROUND = 25  # pixels: light changes no faster
+_THREADS = 15  # pixels, over which threads are seen to differ
+
+
+def texture(image: Picture) -> Float[NDArray[np.float32], "h w"]:
+    """Grey levels of an RGB picture, lighting left out."""
+    grey = image.mean(axis=2, dtype=np.float32)
+    return np.asarray(grey - cv2.blur(grey, (_AROUND, _AROUND)))
+
+
+def beside(image: Picture, woven: float = WOVEN) -> Mask:
+    """Where there is no cloth: pure white or black, or all alike within ``woven`` grey levels."""
+    threads = texture(image)
+    flat = np.sqrt(cv2.blur(threads * threads, (_THREADS, _THREADS))) < woven
+    return np.asarray(flat | (image.min(axis=2) > 251) | (image.max(axis=2) < 4))
+
+
+def cloth_within(off: Mask, least: int) -> tuple[slice, slice] | None:
+    """The rows and columns of a picture that are cloth.
+
+    Args:
+        off: where there is none, see :func:`beside`.
+        least: pixels; a strip of cloth that is narrower is none.
+
+    Returns:
+        all of them, less those along one axis at one selvedge or both that are mostly off the cloth; None
+        where no cloth is left.
+    """
+    height, width = off.shape
+    rows, columns = _longest(off.mean(axis=1) < 0.5), _longest(off.mean(axis=0) < 0.5)
+    parts = (rows, slice(0, width)), (slice(0, height), columns)
+    part = max(parts, key=lambda own: np.count_nonzero(~off[own]) - np.count_nonzero(off[own]))
+    return part if min(off[part].shape) >= least else None
+
+
+def _longest(true: NDArray[np.bool_]) -> slice:
+    """The longest run of them."""
+    runs, at = [slice(0, 0)], 0
+    for value, own in groupby(true.tolist()):
+        end = at + len(list(own))
+        if value:
+            runs.append(slice(at, end))
+        at = end
+    return max(runs, key=lambda run: run.stop - run.start)
