@@ -8,6 +8,7 @@ import pytest
 from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.fabric.woven import beside, cloth_within
 from loomsight.loom import ClothSpec, weave
+from loomsight.synthesis.augment import photometric
 from loomsight.synthesis.recipe import Material, Recipe, TileMaker
 
 SIDE = 128
@@ -60,3 +61,12 @@ def test_cloth_too_fine_to_show_its_threads_gets_defects() -> None:
     tile = maker.synthetic(np.random.default_rng(0))
     assert tile.instances is not None
     assert tile.instances.any()
+
+
+def test_a_bright_cloth_is_not_burnt_out_by_a_stronger_lamp() -> None:
+    rng = np.random.default_rng(0)
+    cloth = np.clip(selvedge(40).astype(np.float32) * 0.4 + 150, 0, 255).astype(np.uint8)
+    cloth[:, :40] = 255
+    for _ in range(60):
+        lit = photometric(cloth, rng)
+        assert (lit[:, 60:] == 255).mean() < 0.1

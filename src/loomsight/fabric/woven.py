@@ -1,4 +1,4 @@
-"""Where a picture shows cloth, and where what lies beside its selvedge: a lamp, a table, the machine."""
+"""Where a picture shows cloth, not what lies beside its selvedge; and how clearly a change of it is seen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ WOVEN = 2.0
 """Grey levels by which threads differ, at least, where there is cloth."""
 _AROUND = 25  # pixels: light changes no faster
 _THREADS = 15  # pixels, over which threads are seen to differ
+SCALES = (1.0, 1.5, 3.0)
+"""Pixels: as fine as a yarn, and as an eye that does not resolve the weave."""
 
 
 def texture(image: Picture) -> Float[NDArray[np.float32], "h w"]:
@@ -28,6 +30,39 @@ def beside(image: Picture, woven: float = WOVEN) -> Mask:
     threads = texture(image)
     flat = np.sqrt(cv2.blur(threads * threads, (_THREADS, _THREADS))) < woven
     return np.asarray(flat | (image.min(axis=2) > 251) | (image.max(axis=2) < 4))
+
+
+def spread(values: NDArray[np.float32]) -> float:
+    """Deviation, from the median: a selvedge or a seam in the window does not widen it."""
+    return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 0.7)
+
+
+def spreads(threads: Float[NDArray[np.float32], "h w"]) -> tuple[float, ...]:
+    """How much cloth differs by itself at each scale at which a change may be seen, see :func:`texture`."""
+    return tuple(spread(_smooth(threads, sigma)) for sigma in SCALES)
+
+
+def visibility(change: Float[NDArray[np.float32], "h w c"], where: Mask, usual: tuple[float, ...]) -> float:
+    """How strong a change is, in deviations of the cloth's own texture.
+
+    The change is smoothed as the texture was, at several scales, so that noise averages out and a tone does
+    not. The scale at which it is clearest counts.
+
+    Args:
+        change: grey levels by which a picture differs from the cloth before.
+        where: what counts, not empty; usual: the cloth's :func:`spreads`.
+
+    Returns:
+        0 for no change; about 1 where an attentive eye begins to see it.
+    """
+    seen = (_smooth(change, sigma).reshape(*where.shape, -1)[where] for sigma in SCALES)
+    # of the colour that changed most
+    strengths = (float(np.sqrt(np.square(own).mean(axis=0).max())) for own in seen)
+    return max(strength / own for strength, own in zip(strengths, usual, strict=True))
+
+
+def _smooth(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
 
 
 def cloth_within(off: Mask, least: int) -> tuple[slice, slice] | None:

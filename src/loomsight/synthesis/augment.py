@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from loomsight.fabric.types import Picture
 
 Array: TypeAlias = NDArray[Any]
+_BURNT = 250  # grey levels: what is as bright in a picture is a lamp, or burnt out already
 _MIRROR = cv2.BORDER_REFLECT_101  # for the half pixel that rounding may leave at the border
 
 
@@ -72,6 +73,7 @@ def photometric(image: Picture, rng: np.random.Generator, strength: float = 1.0)
     table = np.arange(256, dtype=np.float32) / 255
     table = table ** np.exp(rng.normal(0, 0.12 * strength)) * np.exp(rng.normal(0, 0.12 * strength))
     table = (table + rng.normal(0, 0.03 * strength)) * 255
+    table *= min(1.0, 255 / max(float(table[_brightest(image)]), 1.0))
     out = cv2.LUT(image, np.clip(table + 0.5, 0, 255).astype(np.uint8))
     if rng.random() < 0.3 * strength:
         slope = rng.uniform(-0.12, 0.12, 2) * strength
@@ -83,6 +85,12 @@ def photometric(image: Picture, rng: np.random.Generator, strength: float = 1.0)
         noise = rng.normal(0, rng.uniform(1, 4) * strength, (height, width, 1)).astype(np.float32)
         out = np.clip(out + noise, 0, 255).astype(np.uint8)
     return np.asarray(out, np.uint8)
+
+
+def _brightest(image: Picture) -> int:
+    """The level that hardly any pixel of the cloth exceeds: a line that burns it out is set darker."""
+    levels = np.bincount(image[::2, ::2].ravel(), minlength=256)[:_BURNT]
+    return int(np.searchsorted(np.cumsum(levels), 0.99 * levels.sum()))
 
 
 def augmix(image: Picture, rng: np.random.Generator, *, width: int = 3, severity: float = 0.3) -> Picture:

@@ -29,12 +29,12 @@ from loomsight.config import Config
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, agreement, changed, grown
 from loomsight.fabric.regions import split_parts
 from loomsight.fabric.types import Picture
-from loomsight.fabric.woven import WOVEN, beside, texture
+from loomsight.fabric.woven import SCALES, WOVEN, beside, spread, spreads, texture
+from loomsight.fabric.woven import visibility as visible
 from loomsight.synthesis.samples import Sample
 
 _GAP = 6  # pixels: pieces of a mask with no more between them are one part
 _PART = 0.7  # how visible a part of a mask must be, against the whole
-_SCALES = (1.0, 1.5, 3.0)  # pixels: as fine as a yarn, and as an eye that does not resolve the weave
 
 
 class GateSettings(Config):
@@ -93,24 +93,9 @@ class QualityGate:
 
 
 def visibility(sample: Sample) -> float:
-    """How strong the change is within the mask, in deviations of the cloth's own texture.
-
-    Before and after are smoothed alike, at several scales, so that noise averages out and a tone does not.
-    The texture is measured with lighting left out and by its median deviation, so that a selvedge in the
-    window does not hide a defect beside it. The scale at which the change is clearest counts.
-
-    Returns:
-        0 for no change; about 1 where an attentive eye begins to see it.
-    """
+    """How strong the change is within the mask; see :func:`loomsight.fabric.woven.visibility`."""
     change = sample.image.astype(np.float32) - sample.cloth
-    threads = texture(sample.cloth)
-    best = 0.0
-    for sigma in _SCALES:
-        deviation = _spread(np.asarray(cv2.GaussianBlur(threads, (0, 0), sigma), np.float32))
-        seen = cv2.GaussianBlur(change, (0, 0), sigma)[sample.mask]
-        strength = float(np.sqrt(np.square(seen).mean(axis=0).max()))  # of the colour that changed most
-        best = max(best, strength / deviation)
-    return best
+    return visible(change, sample.mask, spreads(texture(sample.cloth)))
 
 
 def strangeness(sample: Sample) -> float:
@@ -125,9 +110,9 @@ def strangeness(sample: Sample) -> float:
     """
     best = 0.0
     for before, after in zip(_maps(sample.cloth), _maps(sample.image), strict=True):
-        middle, spread = np.median(before), _spread(before)
-        usual = max(float(np.quantile(np.abs(before - middle), 0.75)) / spread, 0.3)
-        best = max(best, float(np.quantile(np.abs(after[sample.mask] - middle), 0.75)) / spread / usual)
+        middle, deviation = np.median(before), spread(before)
+        usual = max(float(np.quantile(np.abs(before - middle), 0.75)) / deviation, 0.3)
+        best = max(best, float(np.quantile(np.abs(after[sample.mask] - middle), 0.75)) / deviation / usual)
     return best
 
 
@@ -136,12 +121,7 @@ def _maps(image: Picture) -> list[NDArray[np.float32]]:
     threads = texture(image)
     red, green, blue = cv2.split(image.astype(np.float32))
     return [
-        *(cv2.GaussianBlur(threads, (0, 0), sigma) for sigma in _SCALES),
+        *(cv2.GaussianBlur(threads, (0, 0), sigma) for sigma in SCALES),
         np.sqrt(cv2.GaussianBlur(threads * threads, (0, 0), 2.0)),
         *(cv2.GaussianBlur(one - other, (0, 0), 1.5) for one, other in ((red, green), (blue, green))),
     ]
-
-
-def _spread(values: NDArray[np.float32]) -> float:
-    """Deviation, from the median: a selvedge or a seam in the window does not widen it."""
-    return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 0.7)
