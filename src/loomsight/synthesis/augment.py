@@ -65,6 +65,8 @@ def stretch(
 def photometric(image: Picture, rng: np.random.Generator, strength: float = 1.0) -> Picture:
     """Gain, gamma, offset, a lighting gradient, slight blur and noise, as between two lamps or cameras.
 
+    Cloth is not burnt out: what cannot be seen is no defect, and a line would be set darker.
+
     Args:
         image: uint8 HWC.
         strength: 1 is what a line sees in a month; the ranges scale with it.
