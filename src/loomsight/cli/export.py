@@ -38,8 +38,8 @@ def export(
 ) -> None:
     """Export a profile for a fast line: ONNX, and OpenVINO in float32, float16 and INT8.
 
-    Nothing is written before it was run on tiles of the fabric and agrees with torch: float32 to 1e-4, a
-    detector's boxes to a tenth of a pixel, the others by the regions they find. What does not is said and
+    Nothing is written before it was run on tiles of the fabric and agrees with torch: float32 to 1e-4, of a
+    detector stage by stage, the others by the regions they find. What does not is said and
     left out; what is written stays when the command is stopped. 'loomsight inspect' takes the fastest from
     then on. An integrator finds the files in PROFILE/engines.
 

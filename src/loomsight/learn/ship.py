@@ -29,7 +29,7 @@ from loomsight.runtime.compiled import OpenVinoCompiled, TorchCompiled
 from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.export import Exported, Precision, Trials, export_network
 from loomsight.runtime.gate import GROUP, OVERHEAD, GatedEngine, GateGraph, gate_input, grouped
-from loomsight.runtime.graphs import DetectorGraph, FeaturesGraph, Graph, SegmenterGraph, StudentGraph
+from loomsight.runtime.graphs import DetectorStages, FeaturesGraph, Graph, SegmenterGraph, StudentGraph
 
 GOOD_TILES = 24
 """Tiles of good cloth that exports are tried on, beside those with made defects."""
@@ -229,7 +229,7 @@ def _networks(profile: Profile, *, discrete: bool) -> Iterator[tuple[str, Graph,
         network = profile.detector_network()
         network.sample("discrete" if discrete else "bilinear")
         card = profile.card.detector
-        yield "detector", DetectorGraph(network), Trials(tiles, masks, card.fusion.detector, pieces)
+        yield "detector", DetectorStages(network), Trials(tiles, masks, card.fusion.detector, pieces)
     normality = profile.normality()
     if normality is not None:
         for method in normality.by_name.values():

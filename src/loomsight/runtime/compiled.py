@@ -82,10 +82,11 @@ class TorchCompiled:
         self._graph = graph.to(self._device).eval()
         self._graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def start(self, tiles: Tiles) -> Ready:
-        """See :class:`Compiled`."""
+    def start(self, tiles: Tiles, *handed: NDArray[Any]) -> Ready:
+        """See :class:`Compiled`; ``handed``: what another runtime's stages handed on."""
+        given = (self._torch.from_numpy(np.ascontiguousarray(each)) for each in (tiles, *handed))
         with self._torch.inference_mode():
-            answer = self._graph(self._torch.from_numpy(np.ascontiguousarray(tiles)).to(self._device))
+            answer = self._graph(*(each.to(self._device) for each in given))
         return Ready(tuple(array.cpu().numpy() for array in answer))
 
 

@@ -35,6 +35,7 @@ from loomsight.runtime.compiled import Answer, Compiled, Pending, TorchCompiled,
 from loomsight.runtime.gate import GateGraph
 from loomsight.runtime.graphs import (
     DetectorGraph,
+    DetectorStages,
     FeaturesGraph,
     Graph,
     SegmenterGraph,
@@ -54,7 +55,7 @@ LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
 GRAPHS: dict[str, type[Graph]] = {
     "segmenter": SegmenterGraph,
-    "detector": DetectorGraph,
+    "detector": DetectorStages,
     "features": FeaturesGraph,
     "student": StudentGraph,
     "gate": GateGraph,
@@ -437,7 +438,7 @@ class DetectorEngine:
         return join_tiles(found, self._types)
 
     def _found(self, tiles: list[Tile], answer: Answer, room: tuple[int, int]) -> list[TileBoxes]:
-        scores, types, boxes = answer
+        scores, types, boxes, *_ = answer
         height, width = room
         looked = []
         for tile, own, score, kind in zip(tiles, boxes, scores, _certain(types), strict=True):

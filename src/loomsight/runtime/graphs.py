@@ -6,6 +6,8 @@ picture's resolution. So an exported file takes a camera's bytes, and torch runs
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -25,7 +27,9 @@ class Graph(nn.Module):
     Attributes:
         step: pixels; the sides of a tile are multiples of it.
         outputs: names of what comes out, in order.
-        boxed: whether it gives scores, types and boxes by their rank, which a hair can change.
+        boxed: whether it gives scores, types and boxes, and after them what its stages hand on, from which it
+            can go on: which of two boxes comes in a hair can change.
+        rounded: whether it reads the nearest cell: which that is a hair can change too.
         free: whether tiles of any such size can be looked at; if not, only those of the size it learned from.
     """
 
@@ -33,6 +37,7 @@ class Graph(nn.Module):
     outputs: tuple[str, ...]
     free: bool = True
     boxed: bool = False
+    rounded: bool = False
 
 
 class SegmenterGraph(Graph):
@@ -54,7 +59,6 @@ class DetectorGraph(Graph):
 
     outputs = ("scores", "types", "boxes")
     free = False
-    boxed = True
 
     def __init__(self, network: Detector) -> None:
         super().__init__()
@@ -65,6 +69,61 @@ class DetectorGraph(Graph):
     ) -> tuple[Float[Tensor, "b q"], Float[Tensor, "b q types"], Float[Tensor, "b q 4"]]:
         defect, types, boxes = self.network(_pictures(tiles))
         return defect.float().sigmoid(), types.float(), boxes.float()
+
+
+class DetectorStages(Graph):
+    """A detector as it is exported: after its answer what its stages hand on.
+
+    That is of the places that the decoder begins with how sure of them the encoder is, surest first, and
+    which they are; and the backbone's features. So each stage of an exported file is compared with torch's on
+    the same input: rounding neither decides what the decoder begins with nor grows from stage to stage.
+    """
+
+    outputs = (*DetectorGraph.outputs, "ranks", "queries", "fine", "middle", "coarse")
+    free = False
+    boxed = True
+
+    def __init__(self, network: Detector) -> None:
+        super().__init__()
+        self.detector = DetectorGraph(network)
+        self.rounded = network.sampling == "discrete"
+
+    def forward(self, tiles: UInt8[Tensor, "b h w 3"], *handed: Tensor) -> tuple[Tensor, ...]:
+        """Look at tiles.
+
+        Args:
+            handed: what another runtime's stages handed on, from "ranks" on, which each stage goes on from.
+        """
+        network, own = self.detector.network.network, dict[str, Any]()
+        _, queries, *features = handed or (None, None)
+
+        def backbone(_module: nn.Module, _given: Any, levels: Any) -> Any:
+            own["features"] = [level for level, _ in levels]
+            masks = [mask for _, mask in levels]
+            return list(zip(features, masks, strict=True)) if features else None
+
+        def encoder(_module: nn.Module, _given: Any, scores: Tensor) -> Tensor | None:
+            own["scores"] = scores.max(-1).values
+            if queries is None:
+                return None
+            order = torch.arange(queries.shape[1], 0, -1, device=scores.device, dtype=scores.dtype)
+            at = queries[..., None].expand(-1, -1, scores.shape[-1])
+            return torch.zeros_like(scores).scatter(1, at, order[None, :, None].expand(at.shape))
+
+        hooks = (
+            network.model.backbone.register_forward_hook(backbone),
+            network.model.enc_score_head.register_forward_hook(encoder),
+        )
+        try:
+            answer = self.detector(tiles)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if queries is None:
+            ranks, queries = own["scores"].topk(network.config.num_queries)
+        else:
+            ranks = own["scores"].gather(1, queries)
+        return *answer, ranks, queries, *own["features"]
 
 
 class FeaturesGraph(Graph):
