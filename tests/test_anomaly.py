@@ -422,6 +422,46 @@ def test_a_bar_that_is_no_defect_is_silent_after_teaching() -> None:
     assert seen() < 0
 
 
+def test_a_mark_and_a_bar_that_were_taught_are_strange_again_when_that_is_taken_back() -> None:
+    good = good_cloth()
+    own = Normality.fit(good, methods=[partial(Memory.fit, settings=MemorySettings(budget_mb=1))], bars=True)
+    barred, where = good[4].copy(), np.zeros(good[4].shape[:2], np.bool_)
+    barred[80:120] = np.clip(barred[80:120] * 0.6, 0, 255).astype(np.uint8)
+    where[80:120] = True
+    marked, there = printed(good[4], 20, 30)
+    other, _ = printed(good[5], 110, 150)
+    before = [own.score(picture) for picture in (barred, other)]
+    own.teach(barred, where, defect=False, lesson=1)
+    own.teach(marked, there, defect=False, lesson=2)
+    calm = own.score(other)
+    own.teach(marked, there, defect=True, lesson=3)
+    own = Normality.from_arrays(own.to_arrays())
+    own.forget([3])
+    np.testing.assert_allclose(own.score(other), calm, atol=1e-5)
+    own = Normality.from_arrays(own.to_arrays())
+    own.forget([1, 2])
+    for picture, plain in zip((barred, other), before, strict=True):
+        np.testing.assert_allclose(own.score(picture), plain, atol=1e-5)
+
+
+def test_lessons_that_are_settled_stay_and_take_no_room_of_their_own() -> None:
+    memory = Memory.from_arrays(
+        {
+            key.removeprefix("memory."): array
+            for key, array in normality().to_arrays().items()
+            if key.startswith("memory.")
+        }
+    )
+    picture, where = good_cloth()[5][:64, :96], np.ones((64, 96), np.bool_)
+    for lesson in range(1, 11):
+        memory.teach(np.roll(picture, 9 * lesson, 1), where, defect=False, lesson=lesson)
+    assert len(memory.to_arrays()["0.good"]) == 320
+    memory.settle(range(1, 11))
+    memory.forget(range(1, 11))
+    assert len(memory.to_arrays()["0.good"]) == 256
+    assert memory.taught
+
+
 def test_the_first_lesson_is_kept_however_many_follow() -> None:
     own = Normality.from_arrays(normality().to_arrays())
     first, where = holed(good_cloth()[4], 80, 100)

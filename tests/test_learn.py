@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -26,7 +27,8 @@ from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import DEFECT_TYPES, LabelledPicture
 from loomsight.learn.cloth import part
 from loomsight.learn.job import LearnSettings, learn, time_to_train
-from loomsight.learn.renew import Lesson, teach
+from loomsight.learn.lessons import Lesson
+from loomsight.learn.renew import teach
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile
 from loomsight.progress import Progress
@@ -496,6 +498,90 @@ def test_of_two_lessons_about_one_place_the_later_holds_and_both_are_listed(
     first, second = run(capsys, "teach", copied, "--list")[1].splitlines()
     assert first.endswith("false alarm: " + place + ", overruled since")
     assert second.endswith("missed: " + place)
+
+
+def test_a_lesson_that_is_taken_back_was_never_given(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    cloth[20:32, 220:232] = 255 - cloth[20:32, 220:232]
+    write_png(tmp_path / "roll.png", cloth)
+    place, other = f"{tmp_path / 'roll.png'}@98,38,114,54", f"{tmp_path / 'roll.png'}@218,18,234,34"
+
+    def score() -> np.ndarray:
+        return Profile.open(copied).engine().score(cloth)
+
+    plain, page = score(), (copied / "report.html").read_text()
+    assert run(capsys, "teach", copied, "--false-alarm", place)[0] == 0
+    assert run(capsys, "teach", copied, "--false-alarm", other)[0] == 0
+    assert np.abs(score() - plain)[40:52, 100:112].max() > 0.05
+    one, two = (copied / "report.html").read_text(), score()
+    assert run(capsys, "teach", copied, "--missed", other)[0] == 0
+    code, out, err = run(capsys, "teach", copied, "--forget", 3)  # the second holds again
+    assert code == 0
+    assert ": 1 missed defect taken back; alarms on the 0.12 Mpx of good cloth" in out
+    assert f"{other} was taught as false alarm, " in err
+    assert "this holds again" in err
+    np.testing.assert_array_equal(score(), two)
+    assert "missed defect" not in (copied / "report.html").read_text()
+    assert "overruled" not in run(capsys, "teach", copied, "--list")[1]
+    assert "there is no lesson 3" in refused(capsys, 2, "teach", copied, "--forget", 1, "--forget", 3)
+    assert run(capsys, "teach", copied, "--forget", 1, "--forget", 2)[0] == 0
+    np.testing.assert_array_equal(score(), plain)
+    assert run(capsys, "teach", copied, "--list")[1] == "nothing was taught\n"
+    assert page == (copied / "report.html").read_text() != one
+    told = refused(capsys, 2, "teach", copied, "--forget", 1, "--missed", place)
+    assert "--forget teaches nothing" in told
+
+
+def test_the_last_good_cloth_is_taken_back_with_its_thresholds_and_what_was_taught_since_stays(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(4):
+        dark = weave(ClothSpec(structure="plain", ends_per_cm=9, grey=True), 96, 300, rng).image * 0.6
+        write_png(tmp_path / f"head/{number}.png", dark.astype(np.uint8))
+    cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
+    cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
+    write_png(tmp_path / "roll.png", cloth)
+    place = f"{tmp_path / 'roll.png'}@98,38,114,54"
+
+    def known() -> tuple[object, ...]:
+        profile = Profile.open(copied)
+        card, score = profile.card, profile.engine().score(cloth)
+        texture = {key: value.tolist() for key, value in profile.texture().items()}
+        return card.operating_point, card.normality, card.drift, texture, score.tolist()
+
+    before = known()
+    assert run(capsys, "teach", copied, "--good", tmp_path / "head")[0] == 0
+    changed = known()
+    assert all(one != other for one, other in zip(before, changed, strict=True))
+    assert run(capsys, "teach", copied, "--good", tmp_path / "head")[0] == 0
+    told = refused(capsys, 2, "teach", copied, "--forget", 1)
+    assert "lesson 1 can no longer be taken back" in told
+    assert "more good cloth was taught since" in told
+    assert run(capsys, "teach", copied, "--false-alarm", place)[0] == 0
+    assert run(capsys, "teach", copied, "--forget", 2, "--forget", 3)[0] == 0
+    assert known() == changed
+    assert not list(copied.glob("before/*"))
+    assert "Changed since: 4 good pictures added. The" in (copied / "report.html").read_text()
+
+
+def test_what_an_earlier_version_taught_is_listed_and_not_taken_back(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "roll.png", weave(NEW, 96, 300, np.random.default_rng(9)).image)
+    place = f"{tmp_path / 'roll.png'}@98,38,114,54"
+    assert run(capsys, "teach", copied, "--false-alarm", place)[0] == 0
+    card = json.loads((copied / "profile.json").read_text())
+    del card["training"]["lessons"][0]["number"]
+    (copied / "profile.json").write_text(json.dumps(card))
+    digest = hashlib.sha256((copied / "profile.json").read_bytes()).hexdigest()
+    (copied / "profile.sha256").write_text(f"{digest}  profile.json\n")
+    assert run(capsys, "teach", copied, "--list")[1].startswith("1  ")
+    told = refused(capsys, 2, "teach", copied, "--forget", 1)
+    assert "an earlier version of the program taught it" in told
 
 
 def test_what_was_taught_outlives_another_memory_and_is_given_up_openly_without_one(

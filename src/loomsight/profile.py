@@ -9,6 +9,7 @@
       texture.safetensors   how the learned cloth looks, to notice another cloth
       detector.safetensors  the detector, if one was learned beside it
       normality.safetensors what good cloth looks like, for defects that no label covers
+      before/ …             what the last good cloth that was taught changed, as it was, to take it back
       camera.safetensors    the lines that the camera draws, if it draws any: the gain of its columns
       engines/ …            the networks as ONNX and OpenVINO files, after 'loomsight export'
       samples/01.png …      a few pictures of the learned cloth
@@ -20,6 +21,7 @@ It is sealed: see :mod:`loomsight.sealed`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,9 +69,15 @@ SCHEMA = 1
 """The version of the folder's form; a newer one is refused, an older one will be read."""
 WEIGHTS, TEXTURE, CAMERA = "weights.safetensors", "texture.safetensors", "camera.safetensors"
 DETECTOR, NORMALITY = "detector.safetensors", "normality.safetensors"
+BEFORE = "before/"
 REPORT = "report.html"
 MADE, MASKS = "made/pictures.png", "made/masks.png"
 ENGINES = "engines/"
+_OF_GOOD = ("operating_point", "normality", "drift", "detector")  # what good cloth changes of a card
+_TAUGHT = rb'<p class="taught"><b>Changed since: .*?</b></p>'
+_CHANGED = _TAUGHT.replace(b' class="taught"', b'(?: class="taught")?')
+EARLIER = "an earlier version of the program taught it, and did not keep what it added"
+"""Why a lesson of then cannot be taken back."""
 _FASTEST: tuple[Runtime, ...] = ("openvino-int8", "openvino-fp16", "openvino")
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
@@ -102,7 +110,11 @@ class Profile:
     @property
     def lessons(self) -> list[dict[str, JsonValue]]:
         """What it was taught, in order: see :func:`loomsight.learn.renew.teach`."""
-        return cast(list[dict[str, JsonValue]], self.card.training.get("lessons", []))
+        listed = cast(list[dict[str, JsonValue]], self.card.training.get("lessons", []))
+        return [
+            dict(one) if "number" in one else {"number": number, **one, "final": EARLIER}
+            for number, one in enumerate(listed, 1)
+        ]
 
     @property
     def scale(self) -> float | None:
@@ -218,8 +230,9 @@ class Profile:
         margin: Margin | None = None,
         texture: Mapping[str, NDArray[Any]] | None = None,
         lessons: Sequence[Mapping[str, JsonValue]] | None = None,
-        anew: bool = False,
+        how: Literal["anew", "taught", "good taught", "taken back", "good taken back"],
         what: str,
+        said: str | None = None,
     ) -> Self:
         """The profile in its own folder with another normality; whole, or as it was.
 
@@ -228,8 +241,11 @@ class Profile:
                 detector or a margin those stay.
             texture: how the cloth looks, where that is renewed too.
             lessons: all that it is taught, where that changes.
-            anew: nothing of the old normality is left, so the report no longer tells of it.
+            how: anew, and the report no longer tells of the old normality; taught, and where that was good
+                cloth, :meth:`before` gives what was there before; taken back, and the report tells of
+                lessons only what is ``said``.
             what: one line on why, for the card's training facts.
+            said: the same for the report, if not that; nothing if empty.
 
         Raises:
             ProfileError: a file of it was damaged since it was opened.
@@ -239,11 +255,18 @@ class Profile:
         import safetensors.numpy
 
         new = {NORMALITY: normality[1]} | ({} if texture is None else {TEXTURE: texture})
-        told = self.card.training.get("renewed", [])
+        files = {name: safetensors.numpy.save(_whole(arrays)) for name, arrays in new.items()}
+        told, before = self.card.training.get("renewed", []), self.card.training.get("before")
+        if how in {"anew", "good taken back"}:
+            before = None
+        elif how == "good taught":
+            files |= {BEFORE + name: self.read(name) for name in new if name in self.card.files}
+            before = self.card.model_dump(mode="json", include=set(_OF_GOOD))
         # What was exported of the old normality, and the gate that answers for it, are no longer true.
         engines = [one for one in self.card.engines if one.network in {"segmenter", "detector", "features"}]
+        said = what if said is None else said
         return self._rewritten(
-            {name: safetensors.numpy.save(_whole(arrays)) for name, arrays in new.items()},
+            files,
             {
                 "normality": normality[0],
                 "operating_point": operating_point,
@@ -256,11 +279,30 @@ class Profile:
                     **self.card.training,
                     "renewed": [*cast(list[JsonValue], told), what],
                     "lessons": [dict(one) for one in (self.lessons if lessons is None else lessons)],
+                    "before": before,
                 },
             },
-            said=f"Changed since: {what}. The threshold is {operating_point.threshold:.4f}.",
-            anew=anew,
+            without=() if how in {"taught", "taken back"} else (BEFORE,),
+            told=(
+                {"anew": _CHANGED, "taken back": _TAUGHT, "good taken back": _TAUGHT}.get(how),
+                f"Changed since: {said}. The threshold is {operating_point.threshold:.4f}." if said else "",
+                "" if how == "anew" else ' class="taught"',
+            ),
         )
+
+    def before(self) -> tuple[Card, Normality, dict[str, NDArray[Any]] | None]:
+        """What the last good cloth that was taught changed, as it was; there must be some.
+
+        Returns:
+            The card; the normality; and how the cloth looks, None where that did not change.
+
+        Raises:
+            ProfileError: a file is not its own.
+        """
+        changed = self.card.model_dump(mode="json") | cast(dict[str, Any], self.card.training["before"])
+        card = Card.model_validate_json(json.dumps(changed))
+        texture = self._texture(BEFORE + TEXTURE) if BEFORE + TEXTURE in self.card.files else None
+        return card, self._normality(BEFORE + NORMALITY), texture
 
     def shipped(
         self, exports: Sequence[tuple[EngineCard, bytes, bytes]], gate: GateCard | None = None
@@ -279,17 +321,30 @@ class Profile:
         return self._rewritten(files, {"engines": [card for card, _, _ in exports], "gate": gate})
 
     def _rewritten(
-        self, files: Mapping[str, bytes], changes: Mapping[str, Any], *, said: str = "", anew: bool = False
+        self,
+        files: Mapping[str, bytes],
+        changes: Mapping[str, Any],
+        *,
+        without: tuple[str, ...] = (),
+        told: tuple[bytes | None, str, str] = (None, "", ""),
     ) -> Self:
-        """The folder with other files and another card, without engines that the card no longer lists."""
+        """The folder with other files and another card, without engines that the card no longer lists.
+
+        Args:
+            without: how the names of files begin that are left out.
+            told: what the report no longer tells, a pattern; what it tells first; and what kind that is.
+        """
         _KIND.check_own(self.folder, self.card.files, what="the profile is not changed")
         engines = changes.get("engines", self.card.engines)
         wanted = {name for one in engines for name in (one.model, one.weights)}
         names = [name for name in self.card.files if not name.startswith(ENGINES) or name in wanted]
+        names = [name for name in names if not name.startswith(without)]
         kept = {name: self.read(name) for name in names if name not in files} | dict(files)
-        if said and REPORT in kept:  # it tells of the learning; what holds now stands first
-            page = re.sub(rb"<p><b>Changed since: .*?</b></p>", b"", kept[REPORT]) if anew else kept[REPORT]
-            kept[REPORT] = page.replace(b"</h1>", f"</h1><p><b>{said}</b></p>".encode(), 1)
+        if REPORT in kept:  # it tells of the learning; what holds now stands first
+            old, new, kind = told
+            page = kept[REPORT] if old is None else re.sub(old, b"", kept[REPORT])
+            said = f"</h1><p{kind}><b>{new}</b></p>" if new else "</h1>"
+            kept[REPORT] = page.replace(b"</h1>", said.encode(), 1)
         with new_folder(self.folder, replace=True) as work:
             for name, data in kept.items():
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -350,15 +405,16 @@ class Profile:
 
     def texture(self) -> dict[str, NDArray[Any]]:
         """The arrays that describe the learned cloth; empty when none were saved."""
+        return self._texture(TEXTURE) if TEXTURE in self.card.files else {}
+
+    def _texture(self, name: str) -> dict[str, NDArray[Any]]:
         import safetensors
         import safetensors.numpy
 
-        if TEXTURE not in self.card.files:
-            return {}
         try:
-            return safetensors.numpy.load(self.read(TEXTURE))
+            return safetensors.numpy.load(self.read(name))
         except safetensors.SafetensorError as error:
-            raise _KIND.damaged(self.folder / TEXTURE) from error
+            raise _KIND.damaged(self.folder / name) from error
 
     def camera(self) -> FlatField | None:
         """The lines that the camera draws; None where it draws none."""
@@ -570,27 +626,30 @@ class Profile:
         Raises:
             ProfileError: its file is not its own.
         """
-        import safetensors
-        import safetensors.numpy
-
         if self.card.normality is None:
             return None
-        from loomsight.anomaly.normality import Normality
-
-        try:
-            normality = Normality.from_arrays(safetensors.numpy.load(self.read(NORMALITY)))
-        except safetensors.SafetensorError as error:
-            raise _KIND.damaged(self.folder / NORMALITY) from error
-        except ValueError as error:  # whole, but of another version of this program
-            do = "learn the fabric again"
-            raise ProfileError(
-                "the profile cannot be used", where=self.folder / NORMALITY, why=str(error), do=do
-            ) from error
+        normality = self._normality(NORMALITY)
         if runtime != "torch":
             from loomsight.runtime.engine import hasten
 
             hasten(normality, *(self.compiled(name, runtime) for name in ("features", "student")))
         return normality
+
+    def _normality(self, name: str) -> Normality:
+        import safetensors
+        import safetensors.numpy
+
+        from loomsight.anomaly.normality import Normality
+
+        try:
+            return Normality.from_arrays(safetensors.numpy.load(self.read(name)))
+        except safetensors.SafetensorError as error:
+            raise _KIND.damaged(self.folder / name) from error
+        except ValueError as error:  # whole, but of another version of this program
+            do = "learn the fabric again"
+            raise ProfileError(
+                "the profile cannot be used", where=self.folder / name, why=str(error), do=do
+            ) from error
 
     def detector(self, runtime: Runtime = "torch") -> DetectorEngine | None:
         """What boxes and names defects beside the engine; None where none was learned.

@@ -19,7 +19,7 @@ It reads each pixel once, so that it can look at all cloth, also behind a gate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 import cv2
@@ -67,6 +67,7 @@ class Bars:
         lengths: Float[NDArray[np.floating], " 2"],
     ) -> None:
         self._highest, self._squares, self._counts, self._lengths = highest, squares, counts, lengths
+        self._taught: dict[int, NDArray[np.floating]] = {}  # the same as highest, lesson by lesson
 
     @classmethod
     def fit(cls, good: Iterable[Picture]) -> Self:
@@ -94,27 +95,44 @@ class Bars:
         self._squares[direction] += (bands * bands).sum(1)
         self._counts[direction] += bands.shape[1]
 
-    def teach(self, small: Picture, where: Bool[NDArray[np.bool_], "i j"]) -> None:
+    def teach(self, small: Picture, where: Bool[NDArray[np.bool_], "i j"], *, lesson: int = 0) -> None:
         """Expect the bars that a place is of, and no others of its picture.
 
         A row or column is of it where it covers most of its length in a part: a spot that lies on a bar says
         nothing of the bar, nor does a selvedge of the bars that it crosses.
 
         Args:
-            small: uint8, see :meth:`fit`; where: the place in it.
+            small: uint8, see :meth:`fit`; where: the place in it; lesson: its number, see :meth:`forget`.
         """
+        highest = self._taught.setdefault(lesson, np.zeros_like(self._highest))
         for rows, columns, part in _parts(small):
             own = where[rows, columns]
             for direction, (seen, there) in enumerate(((part, own), (part.T, own.T))):
                 if self._judges(direction, seen):
                     bands = _bands(seen)[:, there.mean(1) > _COVERED]
-                    self._highest[direction] = np.maximum(self._highest[direction], bands.max(1, initial=0))
+                    np.maximum(highest[direction], bands.max(1, initial=0), out=highest[direction])
+
+    def forget(self, lessons: Collection[int]) -> None:
+        """Expect no longer what lessons taught."""
+        self._taught = {of: highest for of, highest in self._taught.items() if of not in lessons}
+
+    def settle(self, lessons: Collection[int]) -> None:
+        """Expect for good what lessons taught."""
+        own = [highest for of, highest in self._taught.items() if of in {0, *lessons}]
+        self.forget(lessons)
+        if own:
+            self._taught[0] = np.max(own, axis=0)
+
+    def restore(self, before: Self) -> None:
+        """Expect what good cloth of an earlier state has, and what lessons taught since."""
+        self._highest, self._squares, self._counts = before._highest, before._squares, before._counts
 
     @property
     def limits(self) -> Float[NDArray[np.floating], "2 widths"]:
         """What is expected at most of rows and of columns, for each width: grey levels."""
         usual = np.sqrt(self._squares / np.maximum(self._counts, 1)[:, None])
-        return np.asarray(np.maximum(self._highest, _RARE * usual), np.float32)
+        highest = np.max([self._highest, *self._taught.values()], axis=0)
+        return np.asarray(np.maximum(highest, _RARE * usual), np.float32)
 
     def strangeness(self, small: Picture) -> Float[NDArray[np.float32], "i j"]:
         """The logit of each place of a smaller picture; :data:`NONE` where good cloth has stranger bands.
@@ -139,7 +157,8 @@ class Bars:
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
         known = self._highest, self._squares, self._counts, self._lengths
-        return {name: np.array(own, np.float32) for name, own in zip(_ARRAYS, known, strict=True)}
+        arrays = {name: np.array(own, np.float32) for name, own in zip(_ARRAYS, known, strict=True)}
+        return arrays | {f"taught.{of}": highest.astype(np.float32) for of, highest in self._taught.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -151,7 +170,11 @@ class Bars:
         known = [np.array(arrays[name], np.float64) for name in _ARRAYS]
         if [own.shape for own in known] != [(2, len(_WIDTHS))] * 2 + [(2,)] * 2 or not (known[0] > 0).all():
             raise ValueError(f"bars of shape {known[0].shape}")
-        return cls(*known)
+        made = cls(*known)
+        for name in arrays:
+            if name.startswith("taught."):
+                made._taught[int(name.removeprefix("taught."))] = np.array(arrays[name], np.float64)
+        return made
 
 
 def _parts(small: Picture) -> Iterator[tuple[slice, slice, Float[NDArray[np.float32], "i j"]]]:

@@ -11,7 +11,8 @@ Nor is, of good cloth in which nobody pointed at a place, what does not come twi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import cv2
@@ -32,20 +33,30 @@ _HALO, _NOTHING = 4, -5.0  # places around a mark and around the picture; how st
 _TIMES, _MORE = 1.25, 1.0  # what is taken off: so many times what the mark was, and so much more
 
 
-class Marks:
-    """The marks of a fabric: how strange each of them is, in tails, a quarter of the size."""
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How strange a mark is, in tails, a quarter of the size; its lesson, and those that contradict it."""
 
-    def __init__(self, known: list[Float[NDArray[np.float32], "i j"]] | None = None) -> None:
-        self._known = known or []
+    form: Float[NDArray[np.float32], "i j"]
+    lesson: int = 0
+    silenced: frozenset[int] = frozenset()
+
+
+class Marks:
+    """The marks of a fabric."""
+
+    def __init__(self, known: Sequence[_Mark] = ()) -> None:
+        self._known = list(known)
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def teach(self, strange: Float[NDArray[np.float32], "h w"], where: Mask) -> bool:
+    def teach(self, strange: Float[NDArray[np.float32], "h w"], where: Mask, *, lesson: int = 0) -> bool:
         """Learn a mark; False where the place has too little form for one.
 
         Args:
             strange: how strange each place of the picture is, in tails; where: the mark's place in it.
+            lesson: its number, see :meth:`forget`.
         """
         rows, columns = (np.flatnonzero(where.any(axis)) // _SMALLER for axis in (1, 0))
         if min(np.ptp(rows), np.ptp(columns)) < _SIDE:
@@ -55,10 +66,10 @@ class Marks:
         inner = mark[_HALO:-_HALO, _HALO:-_HALO]
         if inner.max() <= 0 or _like_an_ellipse(inner) > _SPOT:
             return False
-        self._known = [*self._known, mark.copy()][-_MOST:]
+        self._known = [*self._known, _Mark(mark.copy(), lesson)][-_MOST:]
         return True
 
-    def find(self, strange: Sequence[Float[NDArray[np.float32], "h w"]]) -> None:
+    def find(self, strange: Sequence[Float[NDArray[np.float32], "h w"]], *, lesson: int = 0) -> None:
         """Learn the marks that good pictures have in common."""
         for number, one in enumerate(strange):
             calmed = self.calm(one)
@@ -72,21 +83,43 @@ class Marks:
                 where[y : y + height, x : x + width] = True
                 mark = Marks()
                 others = (strange[at] for at in range(len(strange)) if at != number)
-                if mark.teach(one, where) and any(mark.calm(other) is not None for other in others):
+                if mark.teach(one, where, lesson=lesson) and any(
+                    mark.calm(other) is not None for other in others
+                ):
                     self._known = [*self._known, *mark._known][-_MOST:]
 
-    def forget(self, strange: Float[NDArray[np.float32], "h w"], where: Mask) -> None:
-        """No mark lies in this place: what was taken for one there is a defect."""
+    def contradict(self, strange: Float[NDArray[np.float32], "h w"], where: Mask, *, lesson: int = 0) -> None:
+        """No mark lies in this place: what was taken for one there is a defect; with lesson 0 for good."""
+        kept = []
         for mark in self._known:
-            calmed = Marks([mark]).calm(strange)
-            if calmed is not None and (calmed[where] < 0).any():
-                self._known = [other for other in self._known if other is not mark]
+            calmed = Marks([replace(mark, silenced=frozenset())]).calm(strange)
+            if calmed is None or not (calmed[where] < 0).any():
+                kept.append(mark)
+            elif lesson:
+                kept.append(replace(mark, silenced=mark.silenced | {lesson}))
+        self._known = kept
+
+    def forget(self, lessons: Collection[int]) -> None:
+        """Take lessons back; what they contradicted is a mark again."""
+        self._known = [
+            replace(mark, silenced=mark.silenced.difference(lessons))
+            for mark in self._known
+            if mark.lesson not in lessons
+        ]
+
+    def settle(self, lessons: Collection[int]) -> None:
+        """Keep for good what lessons taught and contradicted."""
+        self._known = [
+            replace(mark, lesson=0) if mark.lesson in lessons else mark
+            for mark in self._known
+            if mark.silenced.isdisjoint(lessons)
+        ]
 
     def calm(self, strange: Float[NDArray[np.float32], "h w"]) -> Float[NDArray[np.float32], "h w"] | None:
         """What is taken off where a mark is found, in tails and at most 0; None where there is none."""
         small = _padded(strange)
         off = np.zeros_like(small)
-        for mark in self._known:
+        for mark in (one.form for one in self._known if not one.silenced):
             height, width = mark.shape
             if height > small.shape[0] or width > small.shape[1] or small.max() < mark.max() / 2:
                 continue
@@ -103,13 +136,21 @@ class Marks:
         return np.asarray(-cv2.resize(off, strange.shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """All marks, as plain arrays."""
-        return {str(number): mark for number, mark in enumerate(self._known)}
+        """All marks, as plain arrays: of each its form, and its lesson before those that contradict it."""
+        arrays = {}
+        for number, mark in enumerate(self._known):
+            arrays[str(number)] = mark.form
+            arrays[f"{number}.lessons"] = np.array([mark.lesson, *sorted(mark.silenced)], np.float32)
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The marks again."""
-        return cls([np.array(arrays[key], np.float32) for key in sorted(arrays, key=int)])
+        """The marks again; those written before lessons were told apart are of none."""
+        known = []
+        for key in sorted((key for key in arrays if key.isdigit()), key=int):
+            lesson, *silenced = (int(one) for one in arrays.get(f"{key}.lessons", (0,)))
+            known.append(_Mark(np.array(arrays[key], np.float32), lesson, frozenset(silenced)))
+        return cls(known)
 
 
 def _smaller(strange: Float[NDArray[np.float32], "h w"]) -> Float[NDArray[np.float32], "i j"]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice, product
 from typing import Any, Self
 
@@ -33,6 +33,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from loomsight.anomaly.features import LEVELS, Features, windows
+from loomsight.anomaly.taught import Taught
 from loomsight.config import Config
 from loomsight.errors import DatasetError
 from loomsight.fabric.tiles import even_cuts
@@ -41,15 +42,14 @@ from loomsight.progress import Progress
 
 _SAMPLE = 4000  # features of a window that are looked at, per scale, at most
 _ROWS = 1024  # features compared at a time: more leave the processor's cache, fewer keep its cores waiting
-_TAUGHT = 256  # features of each scale that teaching keeps, of defects and of good cloth each, and
-_A_PLACE = 32  # of one place
+_TAUGHT = 256  # features of each scale that are compared with, of taught defects and of good cloth each, and
+_A_PLACE = 32  # that are kept of one lesson
 _AT_ONCE = 1024  # pixels a side of what the network looks at at once, in larger pictures, and
 _CONTEXT = 128  # around it where a place is taught
-_STATE = ("middle", "projection", "bank", "good", "bad")
+_STATE = ("middle", "projection", "bank")
 _POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
 _SPARED = 1.05  # times as far from a taught defect as from good cloth is good cloth at least
-_SAME = 1e-2  # of a feature that is computed again; neighbours lie a hundred times as far apart
 _FURTHEST = 1e3  # times nearer: what was taught says no more
 
 
@@ -65,7 +65,8 @@ class _Level:
     def __init__(self, middle: Tensor, projection: Tensor, bank: Tensor, *, reach: float = 0.0) -> None:
         self.middle, self.projection, self.bank = middle, projection, bank
         self.reach = reach  # what lies nearer to the bank is covered already
-        self.good = self.bad = bank[:0]
+        self.taught_good, self.taught_bad = Taught(bank[:0]), Taught(bank[:0])
+        self.good = self.bad = bank[:0]  # what is compared with of these
         self.room = bank  # the bank is its beginning
 
     def take(self, vectors: Float[Tensor, "n c"], size: int) -> None:
@@ -88,6 +89,10 @@ class _Level:
         for at in torch.split(torch.arange(size), _ROWS):  # what is kept moves down, in order
             self.room[at] = self.room[chosen[at]]
         self.bank = self.room[:size]
+
+    def hold(self) -> None:
+        """Compare with what was taught and holds: of many lessons with what covers it best."""
+        self.good, self.bad = (_reduced(own.live, _TAUGHT) for own in (self.taught_good, self.taught_bad))
 
     def project(self, features: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         return (features - self.middle) @ self.projection
@@ -162,11 +167,12 @@ class Memory:
         self._reduce()
 
     @torch.no_grad()
-    def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
+    def teach(self, picture: Picture, where: Mask, *, defect: bool, lesson: int = 0) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
 
         Args:
             picture: the whole picture; where: bool HW, the place; defect: whether it is one.
+            lesson: its number, above 0, by which :meth:`forget` takes it back; 0 if that never will be.
 
         Raises:
             ValueError: the place is empty or has another size than the picture.
@@ -186,34 +192,63 @@ class Memory:
         for level, parts in zip(self._levels, shown, strict=True):
             at = torch.cat(parts)
             # What was said before of the very same place no longer holds.
+            (level.taught_good if defect else level.taught_bad).contradict(at, lesson)
             if defect:
-                level.good = _others(level.good, at)
                 # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
                 strange = _nearest(at, level.bank)
                 at = at[strange >= max(float(strange.max()) / 2, level.reach)]
-                level.bad = _reduced(torch.cat([level.bad, _reduced(at, _A_PLACE)]), _TAUGHT)
-            else:
-                level.bad = _others(level.bad, at)
-                level.good = _reduced(torch.cat([level.good, _reduced(at, _A_PLACE)]), _TAUGHT)
+            (level.taught_bad if defect else level.taught_good).add(_reduced(at, _A_PLACE), lesson)
+            level.hold()
+
+    def forget(self, lessons: Collection[int]) -> None:
+        """Take lessons back; what they contradicted holds again."""
+        for level in self._levels:
+            for taught in (level.taught_good, level.taught_bad):
+                taught.forget(lessons)
+            level.hold()
+
+    def settle(self, lessons: Collection[int]) -> None:
+        """Keep lessons for good: they can no longer be taken back, and take no more room of their own."""
+        for level in self._levels:
+            for taught in (level.taught_good, level.taught_bad):
+                taught.settle(lessons)
+                taught.thin(_TAUGHT, lambda vectors: _k_centre(vectors, _TAUGHT)[0])
+            level.hold()
+
+    def restore(self, before: Self) -> None:
+        """Remember the good cloth of an earlier state and no other; what was taught of places stays."""
+        for level, old in zip(self._levels, before._levels, strict=True):
+            level.bank = level.room = old.bank
+            level.reach = old.reach
 
     def take_over(self, other: Self) -> None:
         """Take over what another memory was taught."""
         for level, old in zip(self._levels, other._levels, strict=True):
             back = torch.linalg.inv(old.projection)
-            for name in ("good", "bad"):
-                setattr(level, name, level.project(getattr(old, name) @ back + old.middle))
+            for name in ("taught_good", "taught_bad"):
+                own = getattr(old, name)
+                setattr(level, name, own.projected(level.project(own.vectors @ back + old.middle)))
+            level.hold()
 
     @torch.no_grad()
-    def spare(self, good: Iterable[Picture]) -> None:
-        """Forget of the taught defects what some good cloth is as near to as to the cloth remembered."""
+    def spare(self, good: Iterable[Picture], *, lesson: int = 0) -> None:
+        """Forget of the taught defects what some good cloth is as near to as to the cloth remembered.
+
+        With a lesson, until that is taken back.
+        """
+        near = [torch.zeros(len(level.taught_bad), dtype=torch.bool) for level in self._levels]
         for picture in good:
             for piece in _pieces(picture.shape):
                 levels = self._features.levels(picture[piece])
-                for level, vectors in zip(self._levels, levels, strict=True):
+                for level, spared, vectors in zip(self._levels, near, levels, strict=True):
                     projected = level.project(vectors.flatten(1).T)
                     for part in torch.split(projected, _ROWS):
                         least = _SPARED * _nearest(part, level.bank)[:, None]
-                        level.bad = level.bad[~(torch.cdist(part, level.bad) < least).any(0)]
+                        nearer = torch.cdist(part, level.taught_bad.vectors) < least
+                        spared[nearer.any(0).cpu()] = True
+        for level, spared in zip(self._levels, near, strict=True):
+            level.taught_bad.silence(spared, lesson)
+            level.hold()
 
     @property
     def features(self) -> Features:
@@ -222,8 +257,13 @@ class Memory:
 
     @property
     def taught(self) -> bool:
-        """Whether anything was."""
+        """Whether anything was that holds."""
         return any(len(level.good) + len(level.bad) for level in self._levels)
+
+    @property
+    def lessons_kept(self) -> bool:
+        """Whether anything was, also what is contradicted."""
+        return any(len(level.taught_good) + len(level.taught_bad) for level in self._levels)
 
     def strangeness(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
         """The logarithm of the distance to good cloth, averaged over the scales."""
@@ -260,6 +300,9 @@ class Memory:
         for number, level in enumerate(self._levels):
             for name in _STATE:
                 arrays[f"{number}.{name}"] = getattr(level, name).cpu().numpy()
+            for name in ("good", "bad"):
+                taught: Taught = getattr(level, f"taught_{name}")
+                arrays |= {f"{number}.{name}{what}": part for what, part in taught.to_arrays().items()}
             arrays[f"{number}.reach"] = np.array([level.reach], np.float32)
         return arrays
 
@@ -281,7 +324,10 @@ class Memory:
                 for name in _STATE
             }
             level = _Level(own["middle"], own["projection"], own["bank"])
-            level.good, level.bad = own["good"], own["bad"]
+            level.taught_good, level.taught_bad = (
+                Taught.from_arrays(arrays, f"{number}.{name}", features.device) for name in ("good", "bad")
+            )
+            level.hold()
             (level.reach,) = (float(value) for value in arrays[f"{number}.reach"])
             levels.append(level)
         return cls(features, levels, MemorySettings(budget_mb=budget))
@@ -357,12 +403,6 @@ def _nearest(vectors: Float[Tensor, "n c"], bank: Float[Tensor, "m c"]) -> Float
         for part in torch.split(vectors, _ROWS)
     ]
     return torch.cat(parts) if parts else vectors.new_zeros(0)
-
-
-def _others(vectors: Float[Tensor, "n c"], same: Float[Tensor, "m c"]) -> Float[Tensor, "k c"]:
-    """Those that are not among others, as exactly as they are saved."""
-    away = torch.cdist(vectors, same, compute_mode="donot_use_mm_for_euclid_dist")
-    return vectors[~(away < _SAME).any(1)]
 
 
 def _reduced(vectors: Float[Tensor, "n c"], size: int) -> Float[Tensor, "m c"]:

@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -348,13 +348,14 @@ class Normality:
             return np.asarray(expit(strange), np.float32), None
         return np.asarray(expit(strange + taught), np.float32), np.minimum(taught, 0)
 
-    def teach(self, picture: Picture, where: Mask, *, defect: bool) -> None:
+    def teach(self, picture: Picture, where: Mask, *, defect: bool, lesson: int = 0) -> None:
         """Learn from one place: a defect that was missed, or good cloth that raised a false alarm.
 
         Args:
             picture: the whole picture, as it was inspected.
             where: bool HW, the place.
             defect: whether it is one.
+            lesson: its number, above 0, by which :meth:`forget` takes it back; 0 if that never will be.
 
         Raises:
             ValueError: the place is empty or has another size than the picture, or nothing here remembers.
@@ -362,20 +363,49 @@ class Normality:
         if len(self._marks) or not defect:
             strange = self._alone(picture)
             if defect:
-                self._marks.forget(strange, where)
+                self._marks.contradict(strange, where, lesson=lesson)
             else:
-                self._marks.teach(strange, where)
-        self._memory().teach(self._light.even(picture), where, defect=defect)
+                self._marks.teach(strange, where, lesson=lesson)
+        self._memory().teach(self._light.even(picture), where, defect=defect, lesson=lesson)
         if self._bars is not None and not defect:
             small = self._light.even_small(picture)
             there = cv2.resize(where.astype(np.float32), small.shape[1::-1], interpolation=cv2.INTER_AREA)
-            self._bars.teach(small, there > 0)  # a memory sees nothing in a band
+            self._bars.teach(small, there > 0, lesson=lesson)  # a memory sees nothing in a band
+
+    def forget(self, lessons: Collection[int], before: Self | None = None) -> None:
+        """Take lessons back: it is as if they had never been given.
+
+        Args:
+            before: what good cloth looked like before it was added, where :meth:`add` is taken back.
+
+        Raises:
+            ValueError: nothing here remembers.
+        """
+        for part in self._taught:
+            part.forget(lessons)
+        if before is not None:
+            self._memory().restore(before._memory())
+            if self._bars is not None and before._bars is not None:
+                self._bars.restore(before._bars)
+
+    def settle(self, lessons: Collection[int]) -> None:
+        """Keep lessons for good: they can no longer be taken back, and take no more room of their own.
+
+        Raises:
+            ValueError: nothing here remembers.
+        """
+        for part in self._taught:
+            part.settle(lessons)
+
+    @property
+    def _taught(self) -> list[Memory | Marks | Bars]:
+        return [self._memory(), self._marks, *([self._bars] if self._bars is not None else [])]
 
     @property
     def taught(self) -> bool:
-        """Whether anything was taught that it still holds."""
+        """Whether anything was taught of places that is still kept."""
         memory = self.by_name.get("memory")
-        return isinstance(memory, Memory) and (memory.taught or len(self._marks) > 0)
+        return isinstance(memory, Memory) and (memory.lessons_kept or len(self._marks) > 0)
 
     def take_over(self, other: Self) -> None:
         """Take over what another normality was taught of places, but for bars.
@@ -386,22 +416,26 @@ class Normality:
         self._memory().take_over(other._memory())
         self._marks = other._marks
 
-    def spare(self, good: Sequence[Picture]) -> None:
+    def spare(self, good: Sequence[Picture], *, lesson: int = 0) -> None:
         """Keep of the taught defects only what some good cloth does not look like.
+
+        With a lesson, that of the good cloth, until it is taken back.
 
         Raises:
             ValueError: nothing here remembers.
         """
-        self._memory().spare(_Even(self._light, good).some())
+        self._memory().spare(_Even(self._light, good).some(), lesson=lesson)
 
-    def add(self, good: Sequence[Picture], *, seed: int = 0) -> None:
+    def add(self, good: Sequence[Picture], *, seed: int = 0, lesson: int = 0) -> None:
         """Remember more good cloth; nothing is trained.
+
+        With a lesson, :meth:`forget` takes it back, from what was known before.
 
         Raises:
             ValueError: nothing here remembers.
         """
         # Before the memory knows them: in other pictures it will not have seen these very marks.
-        self._marks.find([self._alone(good[index]) for index in _few(good)])
+        self._marks.find([self._alone(good[index]) for index in _few(good)], lesson=lesson)
         self._memory().add(_Even(self._light, good), seed=seed)
         if self._bars is not None:
             self._bars.add(_small(self._light, good))

@@ -32,6 +32,10 @@ def teach(
         list[str] | None,
         typer.Option(help="The same: good cloth that raised an alarm.", show_default=False),
     ] = None,
+    forget: Annotated[
+        list[int] | None,
+        typer.Option(help="The number of a lesson to take back, as --list shows it.", show_default=False),
+    ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="List what the profile was taught, and change nothing.")
     ] = False,
@@ -40,14 +44,16 @@ def teach(
     """Teach a profile: a missed defect, a false alarm, more good cloth. Nothing is trained; it takes seconds.
 
     Places are those of regions.csv, columns x0 to y1. Each option can be given several times, but --good.
-    Of two lessons about one place the later holds.
+    Of two lessons about one place the later holds. A lesson that is taken back was never given.
 
     Examples:
       loomsight teach twill --missed roll7/0012.png@410,96,455,120
       loomsight teach twill --false-alarm roll7/0040.png@0,0,36,256 --false-alarm roll7/0041.png@0,0,30,256
       loomsight teach twill --good roll8/head
+      loomsight teach twill --forget 2
     """
-    from loomsight.learn.renew import Lesson, teach
+    from loomsight.learn import renew
+    from loomsight.learn.lessons import Lesson
     from loomsight.profile import Profile
     from loomsight.progress import for_stream
 
@@ -56,18 +62,22 @@ def teach(
         for option, texts, defect in (("--missed", missed, True), ("--false-alarm", false_alarm, False))
         for text in texts or ()
     ]
+    if (list_ or forget) and (good is not None or lessons or (list_ and forget)):
+        alone = "--list" if list_ else "--forget"
+        raise UsageError(f"{alone} teaches nothing", do=f"leave {alone} out, or all else")
     if list_:
-        if good is not None or lessons:
-            raise UsageError("--list teaches nothing", do="leave --list out, or all else")
         _list(Profile.open(profile), json=json)
         return
-    if good is None and not lessons:
+    if good is None and not lessons and not forget:
         raise UsageError("nothing to teach", do="give --missed, --false-alarm or --good")
     opened = Profile.open(profile)
     with for_stream() as progress:
-        made = teach(opened, good=good, lessons=lessons, progress=progress)
+        if forget:
+            made = renew.forget(opened, forget, progress=progress)
+        else:
+            made = renew.teach(opened, good=good, lessons=lessons, progress=progress)
     told = made.card.training["renewed"]
-    assert isinstance(told, list)  # noqa: S101 — teach wrote it
+    assert isinstance(told, list)  # noqa: S101 — it was written just now
     if json:
         from json import dumps
 
@@ -92,7 +102,7 @@ def _list(profile: Profile, *, json: bool) -> None:
             f"@{','.join(map(str, place))}" if isinstance(place, list) else f", {one['pictures']} pictures"
         )
         held = ", overruled since" if one.get("overruled") else ""
-        typer.echo(f"{one['when']}  {one['what']}: {one['picture']}{where}{held}")
+        typer.echo(f"{one['number']}  {one['when']}  {one['what']}: {one['picture']}{where}{held}")
     if not profile.lessons:
         typer.echo("nothing was taught")
 

@@ -6,12 +6,10 @@ held back, and tells the line what light and cloth look like from now on.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,23 +27,25 @@ from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Box, Picture, Region
 from loomsight.learn.cloth import GoodCloth, part, spread, too_little
 from loomsight.learn.detector import calibrate_fusion
+from loomsight.learn.lessons import (
+    Lesson,
+    counted,
+    meet,
+    new_record,
+    number_of,
+    numbers_of,
+    overruled,
+    recorded,
+    settled,
+)
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
-from loomsight.profile import Profile
+from loomsight.profile import EARLIER, Profile
 from loomsight.progress import Progress
 from loomsight.runtime.engine import DetectorEngine, Engine, SegmenterEngine, TorchDetector, UnionEngine
 
 _MOST_CODES, _FEW_CODES = 12, 3  # pictures whose texture is looked at, and of so few it is not learned
 # Of the cloth that the threshold rests on, to set it anew, where that shows no promise by itself.
 _ENOUGH = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """One place that an inspector judged: xyxy pixels of a picture, a missed defect or a false alarm."""
-
-    picture: Path
-    box: tuple[int, int, int, int]
-    defect: bool
 
 
 def train_anomaly(
@@ -86,6 +86,7 @@ def train_anomaly(
     lessons = [one for one in profile.lessons if one["what"] != "good"]  # the good cloth is now this
     if before is not None and before.taught:
         if "memory" in methods:
+            before.forget(numbers_of(one for one in profile.lessons if one["what"] == "good"))
             learned.normality.take_over(before)
             learned.normality.spare(cloth.learn)
             learned = LearnedNormality.of(learned.normality, cloth.judge, progress, learned.doubts)
@@ -101,7 +102,7 @@ def train_anomaly(
         cloth,
         margin=margin,
         lessons=lessons,
-        anew=True,
+        how="anew",
         what=what,
         progress=progress,
     )
@@ -116,8 +117,8 @@ def teach(
 ) -> Profile:
     """Remember more good cloth, missed defects and false alarms; nothing is trained.
 
-    The profile lists its lessons: when, what ("missed", "false alarm", "good"), where, the picture's hash,
-    and whether a later one of the same place overruled it.
+    The profile lists its lessons: number, when, what ("missed", "false alarm", "good"), where, the picture's
+    hash, whether a later one of the same place overruled it, and why it can no longer be taken back.
 
     Raises:
         UsageError: the profile remembers nothing, a place is not in its picture or taught as both, or what
@@ -135,24 +136,24 @@ def teach(
             why="it has no memory of good cloth",
             do="learn again with --anomaly memory+prediction+bars",
         )
-    records, told, engine = _recorded(profile.lessons, lessons, progress), [], profile.engine(corrected=True)
-    for lesson in lessons:
+    engine, fresh = profile.engine(corrected=True), recorded(profile.lessons, lessons)
+    records = overruled([*profile.lessons, *fresh], progress)
+    for lesson, number in zip(lessons, numbers_of(fresh), strict=True):
         image = _shown(profile, lesson)
-        normality.teach(image, _place(lesson, image), defect=lesson.defect)
+        normality.teach(image, _place(lesson, image), defect=lesson.defect, lesson=number)
+    normality.settle(settled(records))
     samples = _samples(profile)
     if samples and any(lesson.defect for lesson in lessons):
         normality.spare(samples)
-    if lessons:
-        missed = sum(lesson.defect for lesson in lessons)
-        counts = (missed, "missed defect"), (len(lessons) - missed, "false alarm")
-        words = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
-        told.append(f"{' and '.join(words)} taught")
     if good is not None:
         pictures, cloth = _good(profile, good, profile.margin, progress)
-        normality.add(cloth.learn)
-        normality.spare(cloth.learn)
-        told.append(f"{len(pictures)} good picture{'s' * (len(pictures) != 1)} added")
-        records.append({"when": _now(), "what": "good", "picture": str(good), "pictures": len(pictures)})
+        record = new_record(records, "good", picture=str(good), pictures=len(pictures))
+        normality.add(cloth.learn, lesson=number_of(record))
+        normality.spare(cloth.learn, lesson=number_of(record))
+        for one in records:
+            if one["what"] == "good":
+                one.setdefault("final", "more good cloth was taught since")
+        records, fresh = [*records, record], [*fresh, record]
         texture = _texture(profile, pictures, progress)
         if _enough(cloth, profile.card.operating_point, progress):
             learned = LearnedNormality.of(normality, cloth.judge, progress)
@@ -163,23 +164,22 @@ def teach(
                 cloth,
                 texture=texture,
                 lessons=records,
-                what="; ".join(told),
+                how="good taught",
+                what=counted(fresh),
                 progress=progress,
             )
-    point, detector = profile.card.operating_point, _detector(profile)
-    old = _Inspector(engine, point, detector, profile.card.detector)
+    point = profile.card.operating_point
+    old = _Inspector(engine, point, _detector(profile), profile.card.detector)
     new = replace(old, engine=UnionEngine(_known(engine), normality, card.union))
     before, after = (sum(len(one.regions(image)) for image in samples) for one in (old, new))
-    cloth_kept = f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
     if after > before:
         raise UsageError(
             "this would break the promise of false alarms, and the profile stays as it was",
             where=profile.folder,
-            why=f"{after - before} more alarms on {cloth_kept}",
+            why=f"{after - before} more alarms on {_kept(samples)}",
             do="mark the defect more closely, or give good cloth of today too, with --good, which sets the "
             "threshold anew",
         )
-    told.append(f"alarms on {cloth_kept}: {after}, before {before}")
     for lesson in lessons:
         _tell(lesson, new.alarms(_shown(profile, lesson), lesson.box), progress)
     return profile.renewed(
@@ -187,42 +187,64 @@ def teach(
         operating_point=point,
         drift=profile.card.drift,
         lessons=records,
-        what="; ".join(told),
+        how="taught" if good is None else "good taught",
+        what=f"{counted(fresh)}; alarms on {_kept(samples)}: {after}, before {before}",
     )
 
 
-def _recorded(
-    before: Sequence[dict[str, JsonValue]], lessons: Sequence[Lesson], progress: Progress
-) -> list[dict[str, JsonValue]]:
-    """All lessons; where a new one contradicts an old one, that is said."""
-    records, new = [dict(one) for one in before], len(before)
-    for lesson in lessons:
-        what = "missed" if lesson.defect else "false alarm"
-        picture = hashlib.sha256(lesson.picture.read_bytes()).hexdigest()
-        for number, old in enumerate(records):
-            if old.get("sha256") != picture or old["what"] == what or not _meet(old["place"], lesson.box):
-                continue
-            where = f"{lesson.picture}@{','.join(map(str, lesson.box))}"
-            if number >= new:
-                raise UsageError("taught as missed and as a false alarm", where=where, do="say which it is")
-            old["overruled"] = True
-            progress.say(f"note: {where} was taught as {old['what']} before, {old['when']}: now this holds")
-        place: list[JsonValue] = list(lesson.box)
-        records.append(
-            {"when": _now(), "what": what, "picture": str(lesson.picture), "place": place, "sha256": picture}
-        )
-    return records
+def forget(profile: Profile, numbers: Collection[int], *, progress: Progress | None = None) -> Profile:
+    """Take lessons back, by the numbers that the profile lists: it is as if they had never been given.
 
+    Of good cloth only the last can be: what was there before is kept of that alone, thresholds and all.
 
-def _meet(one: Any, other: Box) -> bool:
-    """Whether two boxes have pixels in common."""
-    return bool(
-        max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
+    Raises:
+        UsageError: there is no such lesson, or it can no longer be taken back.
+    """
+    progress, listed = progress or Progress(), profile.lessons
+    for number in numbers:
+        one = next((one for one in listed if one["number"] == number), None)
+        if one is None:
+            do = f"'loomsight teach {profile.folder} --list' shows their numbers"
+            raise UsageError(f"there is no lesson {number}", where=profile.folder, do=do)
+        if "final" in one:
+            raise UsageError(
+                f"lesson {number} can no longer be taken back",
+                where=profile.folder,
+                why=str(one["final"]),
+                do="put a copy of the profile back, teach the opposite, or learn again",
+            )
+    back = [one for one in listed if one["number"] in numbers]
+    records = overruled([one for one in listed if one not in back], progress)
+    card, normality, texture = profile.card, profile.normality(), None
+    engine, samples, good = profile.engine(corrected=True), _samples(profile), False
+    assert normality is not None  # noqa: S101 — the lessons lie in it
+    old = _Inspector(engine, card.operating_point, _detector(profile), card.detector)
+    if any(one["what"] == "good" for one in back):
+        card, earlier, texture = profile.before()
+        normality.forget(numbers, earlier)
+        normality.spare(samples)  # what was taught since was compared with more cloth
+        good = True
+    else:
+        normality.forget(numbers)
+    assert card.normality is not None  # noqa: S101 — said above
+    union = UnionEngine(_known(engine), normality, card.normality.union)
+    new = replace(old, engine=union, point=card.operating_point, boxed=card.detector)
+    before, after = (sum(len(one.regions(image)) for image in samples) for one in (old, new))
+    return profile.renewed(
+        normality=(card.normality, normality.to_arrays()),
+        operating_point=card.operating_point,
+        drift=card.drift,
+        detector=card.detector,
+        texture=texture,
+        lessons=records,
+        how="good taken back" if good else "taken back",
+        what=f"{counted(back, 'taken back')}; alarms on {_kept(samples)}: {after}, before {before}",
+        said=counted([one for one in records if one.get("final") != EARLIER]),
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _kept(samples: Sequence[Picture]) -> str:
+    return f"the {sum(map(_megapixels, samples)):.2f} Mpx of good cloth that the profile keeps"
 
 
 def _shown(profile: Profile, lesson: Lesson) -> Picture:
@@ -258,7 +280,7 @@ def _calibrated(
     margin: Margin | None = None,
     texture: Mapping[str, NDArray[Any]] | None = None,
     lessons: Sequence[Mapping[str, JsonValue]] | None = None,
-    anew: bool = False,
+    how: Literal["anew", "good taught"],
     what: str,
     progress: Progress,
 ) -> Profile:
@@ -289,7 +311,7 @@ def _calibrated(
         margin=margin,
         texture=texture,
         lessons=lessons,
-        anew=anew,
+        how=how,
         what=what,
     )
 
@@ -318,7 +340,7 @@ def _texture(
         return None
     progress.say(
         f"note: {strange} of {len(chosen)} pictures do not look like the cloth that was learned, and are "
-        "taken for good cloth all the same: if they are of another fabric, put a copy of the profile back, "
+        "taken for good cloth all the same: if they are of another fabric, take that back with --forget, "
         "or learn again"
     )
     return known.joined(own, codes).to_arrays() if len(chosen) >= _FEW_CODES else None
@@ -348,7 +370,7 @@ class _Inspector:
     def alarms(self, image: Picture, where: Box) -> bool:
         """Whether something is reported in a place."""
         if self.detector is not None:
-            return any(_meet(region.box, where) for region in self.regions(image))
+            return any(meet(region.box, where) for region in self.regions(image))
         x0, y0, x1, y1 = where
         return bool((self.engine.score(image)[y0:y1, x0:x1] >= self.point.threshold).any())
 
