@@ -243,6 +243,34 @@ def test_where_int8_finds_other_regions_the_first_layers_stay_in_float(fine: tup
     assert weights == {np.dtype(np.float32), np.dtype(np.int8)}
 
 
+class Apart(Graph):
+    """Two layers that all but agree, as a student's and its teacher's: their difference is the score."""
+
+    outputs = ("scores",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.one, self.other = (torch.nn.Conv2d(n, 8, 1, bias=False) for n in (3, 8, 8))
+        with torch.no_grad():
+            self.read.weight[:] = torch.eye(8, 3)[..., None, None]
+            self.other.weight[:] = self.one.weight.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+            self.other.weight[0, 0] -= 0.01
+
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
+        x = self.read(tiles.permute(0, 3, 1, 2).float() / 255)
+        return ((100 * (self.one(x) - self.other(x))[:, 0]).clamp(0, 1),)
+
+
+def test_int8_keeps_in_float_what_is_subtracted_from_one_another() -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    trials, stream = Trials(tiles, tiles[..., 0] > 128, 0.5), io.StringIO()
+    graph, progress = Apart().eval().requires_grad_(False), LineProgress(stream)
+    *_, made = export_network(graph, "student", trials, precisions=("fp32", "int8"), progress=progress)
+    assert made.precision == "int8"
+    assert made.agreement["area"] >= 0.99
+    assert not stream.getvalue(), "the first try is good enough"
+
+
 def test_int8_that_finds_other_regions_is_left_out_and_said(
     fine: tuple[Graph, Trials], monkeypatch: pytest.MonkeyPatch
 ) -> None:

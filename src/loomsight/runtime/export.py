@@ -3,8 +3,9 @@
 1. torch writes an ONNX file, in one piece, whose tiles may have any size that the network's step divides.
 2. OpenVINO reads that file; what it would not recognise as a clamp is made one.
 3. NNCF quantises it to INT8, with good and made pictures of the fabric to read the ranges from; the steps of
-   the input are the camera's grey levels. Where the regions are not the same then, the first layers stay in
-   float, and where that is not enough, those that cost most go back to it too, one by one.
+   the input are the camera's grey levels. Layers whose difference is taken stay in float: it is small beside
+   them. Where the regions are not the same then, the first layers stay in float, and where that is not
+   enough, those that cost most go back to it too, one by one.
 4. **Nothing is handed over before it was run** on tiles of the fabric and agrees with torch: float32 to
    1e-4 everywhere, a detector stage by stage; float16 and INT8 by the regions that a mill would see, and by
    their pixel AP.
@@ -54,6 +55,7 @@ SAME_BOXES = 0.99
 rounding decides which that is. The regions that a mill would see must be the same besides."""
 _AT_ONCE = 8  # tiles
 _ANSWER = 3  # outputs of a detector that are its answer; what its stages hand on follows
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _FIRST = 2  # layers that stay in float where the first try is not good enough
 _MOST_LAYERS, _RANKED = 10, 16  # that go back to float at most; tiles by which it is told which cost most
 
@@ -279,11 +281,12 @@ def _ways(
     if precision == "fp16":
         yield "", lambda: _files(model, half=True)
         return
-    yield "", lambda: _files(_quantised(model, told, []))
-    first = _first_layers(model)
-    yield f"the first {len(first)} layers stay in float now", lambda: _files(_quantised(model, told, first))
+    apart, first = _subtracted(model), _first_layers(model)
+    both = [*apart, *(name for name in first if name not in apart)]
+    yield "", lambda: _files(_quantised(model, told, apart))
+    yield f"the first {len(first)} layers stay in float now", lambda: _files(_quantised(model, told, both))
     minutes = "layers go back to float one by one now, which takes minutes; Ctrl-C keeps what is written"
-    yield minutes, lambda: _with_care(model, told, first, progress)
+    yield minutes, lambda: _with_care(model, told, both, progress)
 
 
 def _quantised(model: Any, told: _Answers, in_float: list[str]) -> Any:
@@ -301,9 +304,26 @@ def _quantised(model: Any, told: _Answers, in_float: list[str]) -> Any:
 
 def _first_layers(model: Any) -> list[str]:
     """The convolutions that see the camera's grey levels first: a faint defect is a few of these."""
-    kinds = ("Convolution", "GroupConvolution")
-    every = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in kinds]
+    every = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
     return every[:_FIRST]
+
+
+def _subtracted(model: Any) -> list[str]:
+    """Where convolutions are subtracted from one another, as a student's from its teacher's, and these."""
+    found = dict[str, None]()  # each once, in order
+    for op in model.get_ordered_ops():
+        if op.get_type_name() == "Subtract":
+            one, other = (_convolution(end.get_source_output().get_node()) for end in op.inputs())
+            if one is not None and other is not None:
+                found |= dict.fromkeys((one, other, op.get_friendly_name()))
+    return list(found)
+
+
+def _convolution(node: Any) -> str | None:
+    """The convolution that a number comes from, with its bias, a share of its channels, or enlarged."""
+    while node.get_type_name() in ("Add", "Split", "VariadicSplit", "Slice", "StridedSlice", "Interpolate"):
+        node = node.input_value(0).get_node()
+    return node.get_friendly_name() if node.get_type_name() in _CONVOLUTIONS else None
 
 
 def _with_care(
