@@ -117,13 +117,18 @@ def export_network(
         name: of the network.
         precisions: of OpenVINO's files; ONNX is float32.
         progress: told what is not written, and why: INT8 may not agree with every network; and what is tried
-            in its place, for minutes.
+            in its place, for minutes; and which file is made.
         free: whoever takes the files sets a threshold of its own for each.
 
     Raises:
         ExportError: no float32 file agrees with torch: there is none.
     """
     progress = progress or Progress()
+
+    def tell(done: int, what: str) -> None:
+        progress.step(f"{name} exported", done, 1 + len(precisions), f"now {what}")
+
+    tell(0, "ONNX")
     told = _Answers(graph, trials)
     onnx = to_onnx(graph, trials.tiles[: 2 if graph.free else 1])
     step = graph.step
@@ -140,6 +145,7 @@ def export_network(
     agreed = same(file, lambda: OnnxCompiled(onnx, step=step, where=file))
     if agreed is not None:
         yield Exported(name, "onnx", "fp32", onnx, b"", agreed)
+    tell(1, "OpenVINO")
     model = to_openvino(onnx)
     if "fp32" in precisions:
         xml, weights = _files(model)
@@ -153,6 +159,7 @@ def export_network(
         progress.say(str(error))
     # What float32 does not say, less would not.
     for precision in [one for one in precisions if one != "fp32" and agreed is not None]:
+        tell(1 + precisions.index(precision), f"OpenVINO in {precision}")
         less = _with_less(precision, model, told, name, step=step, free=free, progress=progress)
         if less is not None:
             yield less
