@@ -701,10 +701,11 @@ def test_another_method_takes_the_place_of_what_a_profile_has(
     assert profile.card.normality.methods == ("prediction", "student")
     assert profile.engine().score(weave(NEW, 96, 200, np.random.default_rng(1)).image).shape == (96, 200)
     for option, method, said in (
-        (("--budget", 8), "prediction", "--budget says nothing here: prediction: it is for memory"),
+        (("--budget", 64), "prediction", "--budget says nothing here: prediction: it is for memory"),
         (("--compare", "pixels"), "memory", "--compare says nothing here: memory: it is for fanogan and"),
         (("--compare", "dreams"), "fanogan", "there are pixels, features, frozen"),
         (("--budget", 0), "memory", "bad --budget"),
+        (("--budget", 4), "memory", "give 16 or more"),
     ):
         assert said in refused(capsys, 2, *words, method, *option)
     # what is remembered by nothing cannot be taught
@@ -869,7 +870,7 @@ def test_a_budget_says_how_much_is_remembered_and_a_gan_what_it_compares(
 ) -> None:
     words = ("train", "anomaly", fabrics / "new/good", "--profile", copied)
     remembered = []
-    for budget in (0.2, 1):
+    for budget in (16, 64):
         assert run(capsys, *words, "--method", "memory", "--budget", budget)[0] == 0
         remembered.append(Profile.open(copied).card.files["normality.safetensors"].size)
     assert 3 < remembered[1] / remembered[0] < 7

@@ -26,7 +26,8 @@ LEVELS = 3
 STEP = 16
 """Pixels: an exported form of the network looks at pictures whose sides are multiples of it."""
 _EDGE = 96  # pixels from either end in which windows begin
-_NARROW, _WIDE = 128, 256  # pixels of a window
+_NARROW = 128  # pixels of a window
+_SIDES = (_NARROW, 192, 256)  # few: what runs a network keeps some MB for each size that it has seen
 _INSIDE, _AT_ENDS = 3, 5  # windows of a picture: anywhere, and from each end
 _SOFT = 1.0  # pixels of blur at most: a lens that is slightly out of focus
 
@@ -71,15 +72,18 @@ class Features:
         return list(levels[-LEVELS:])
 
 
-def windows(picture: Picture, rng: np.random.Generator) -> Iterator[Picture]:
-    """The whole picture, and parts of it with their borders anywhere, half of these slightly soft."""
+def windows(picture: Picture, rng: np.random.Generator, most: int = _SIDES[-1]) -> Iterator[Picture]:
+    """The whole picture, and parts of it with their borders anywhere, half of these slightly soft.
+
+    Args:
+        most: pixels a side of a part, at least :data:`_NARROW`.
+    """
     yield picture
     height, width = picture.shape[:2]
     if min(height, width) < _NARROW // 2:
         return
     for _ in range(_INSIDE):
-        high = int(rng.integers(min(_NARROW, height), min(_WIDE, height) + 1))
-        wide = int(rng.integers(min(_NARROW, width), min(_WIDE, width) + 1))
+        high, wide = (min(int(rng.choice(_SIDES)), most, side) for side in (height, width))
         top, left = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
         yield _softened(picture[top : top + high, left : left + wide], rng)
     along = 1 if width >= height else 0

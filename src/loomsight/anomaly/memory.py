@@ -6,6 +6,7 @@ Roth et al., *Towards Total Recall in Industrial Anomaly Detection* (PatchCore, 
   the geometric mean over them: the fine ones say where, the coarse ones whether;
 * features are decorrelated, half way (eigenvalues to the power ¼): what hardly varies in good cloth counts
   more, what the camera's noise alone moves does not drown the rest;
+* a picture is looked at in pieces, as large as the budget of memory allows;
 * the memory is a coreset of a fixed size, kept while pictures stream by: what it covers already is dropped at
   once, and when the buffer is full a greedy k-centre (Gonzalez, 1985) keeps the vectors that cover best, in
   place. So its size is the same after ten pictures and after ten thousand, and good cloth can be added at
@@ -22,17 +23,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice, product
-from typing import Any, Self
+from itertools import chain, product
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from pydantic import PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
-from loomsight.anomaly.features import LEVELS, Features, windows
+from loomsight.anomaly.features import LEVELS, STEP, Features, windows
 from loomsight.anomaly.taught import Taught
 from loomsight.config import Config
 from loomsight.errors import DatasetError
@@ -44,8 +45,12 @@ _SAMPLE = 4000  # features of a window that are looked at, per scale, at most
 _ROWS = 1024  # features compared at a time: more leave the processor's cache, fewer keep its cores waiting
 _TAUGHT = 256  # features of each scale that are compared with, of taught defects and of good cloth each, and
 _A_PLACE = 32  # that are kept of one lesson
-_AT_ONCE = 1024  # pixels a side of what the network looks at at once, in larger pictures, and
-_CONTEXT = 128  # around it where a place is taught
+_PLACE = 512**2  # pixels of a place of which every feature is looked at
+_CORESET = 1 / 32  # of the budget, with its buffer; the rest is the network's, while it looks at a piece
+_A_PIXEL = 1100  # bytes: 750 that it needs at once, and what is kept of each size that it has seen
+_CONTEXT = 128  # pixels around a piece where a place is taught, at most, and
+_AROUND = 0.25  # of the side of what is looked at
+_SHOWN = 1024**2  # pixels of a large picture that show as much as a small picture
 _STATE = ("middle", "projection", "bank")
 _POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
@@ -53,10 +58,14 @@ _SPARED = 1.05  # times as far from a taught defect as from good cloth is good c
 _FURTHEST = 1e3  # times nearer: what was taught says no more
 
 
-class MemorySettings(Config):
-    """How much is remembered."""
+LEAST_MB = 16.0
+"""The least budget: with less the network could not look at a piece of cloth."""
 
-    budget_mb: PositiveFloat = 4.0  # of the memory while it learns; what is saved is about a third
+
+class MemorySettings(Config):
+    """How much memory remembering takes, beyond the libraries and the network's weights."""
+
+    budget_mb: Annotated[float, Field(ge=LEAST_MB, allow_inf_nan=False)] = 128.0  # 1/32 is for what it knows
 
 
 class _Level:
@@ -151,7 +160,7 @@ class Memory:
         began = time.monotonic()
         order = np.random.default_rng([seed, 1]).permutation(len(good))
         features = Features()
-        made = cls(features, _levels(features, (good[i] for i in order[:8])), settings)
+        made = cls(features, _levels(features, (good[i] for i in order[:8]), _side(settings)), settings)
         for done, index in enumerate(order, 1):
             made._see(good[index], np.random.default_rng([seed, 2, int(index)]))
             progress.step("good cloth remembered", done, len(order))
@@ -180,19 +189,22 @@ class Memory:
         if where.shape != picture.shape[:2] or not where.any():
             raise ValueError(f"a place needs pixels in a mask of {picture.shape[:2]}, got {where.shape}")
         shown: list[list[Tensor]] = [[] for _ in self._levels]
-        for piece in _pieces(where.shape):
+        around = min(_CONTEXT, int(_AROUND * self._side))
+        step = 1 + int(where.sum()) // _PLACE  # of a large place some features say enough
+        for piece in _pieces(where.shape, self._side, around):
             if where[piece].any():
-                rows, columns = (slice(max(0, own.start - _CONTEXT), own.stop + _CONTEXT) for own in piece)
+                rows, columns = (slice(max(0, own.start - around), own.stop + around) for own in piece)
                 there = np.zeros_like(where)
                 there[piece] = where[piece]
                 levels = self._features.levels(picture[rows, columns])
                 for level, own, vectors in zip(self._levels, shown, levels, strict=True):
                     cells = _cells(there[rows, columns], vectors.shape[1:])
-                    own.append(level.project(vectors.flatten(1).T[cells]))
+                    at = level.project(vectors.flatten(1).T[cells])
+                    # What was said before of the very same place no longer holds.
+                    (level.taught_good if defect else level.taught_bad).contradict(at, lesson)
+                    own.append(at[::step])
         for level, parts in zip(self._levels, shown, strict=True):
             at = torch.cat(parts)
-            # What was said before of the very same place no longer holds.
-            (level.taught_good if defect else level.taught_bad).contradict(at, lesson)
             if defect:
                 # Good cloth lies around a defect and in its holes: only what is strange there is the defect.
                 strange = _nearest(at, level.bank)
@@ -238,7 +250,7 @@ class Memory:
         """
         near = [torch.zeros(len(level.taught_bad), dtype=torch.bool) for level in self._levels]
         for picture in good:
-            for piece in _pieces(picture.shape):
+            for piece in _pieces(picture.shape, self._side):
                 levels = self._features.levels(picture[piece])
                 for level, spared, vectors in zip(self._levels, near, levels, strict=True):
                     projected = level.project(vectors.flatten(1).T)
@@ -296,7 +308,7 @@ class Memory:
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
-        arrays = {"budget": np.array([self._settings.budget_mb], np.float32)}
+        arrays = {"budget": np.array([_CORESET * self._settings.budget_mb], np.float32)}  # the coreset's
         for number, level in enumerate(self._levels):
             for name in _STATE:
                 arrays[f"{number}.{name}"] = getattr(level, name).cpu().numpy()
@@ -314,7 +326,7 @@ class Memory:
             KeyError: these are not its arrays.
         """
         features = Features()
-        (budget,) = (round(float(value), 6) for value in arrays["budget"])
+        (budget,) = (max(round(float(value) / _CORESET, 4), LEAST_MB) for value in arrays["budget"])
         levels = []
         for number in range(LEVELS):
             own = {
@@ -334,19 +346,23 @@ class Memory:
 
     @property
     def _size(self) -> int:
-        """Vectors of each scale: a third of the budget in float32; the rest is the buffer."""
+        """Vectors of each scale: a third of the coreset's share in float32; the rest is the buffer."""
         numbers = sum(level.projection.shape[1] for level in self._levels)
-        return max(16, int(self._settings.budget_mb * 1e6 / 3 / 4 / numbers))
+        return max(16, int(_CORESET * self._settings.budget_mb * 1e6 / 3 / 4 / numbers))
+
+    @property
+    def _side(self) -> int:
+        return _side(self._settings)
 
     @torch.no_grad()
     def _see(self, picture: Picture, rng: np.random.Generator) -> None:
         """Take over what a picture shows and the memory does not cover yet."""
         size = self._size
-        whole = (picture[piece] for piece in _pieces(picture.shape))
-        for window in chain(whole, islice(windows(picture, rng), 1, None)):  # the first is all of it
-            for level, vectors in zip(self._levels, self._features.levels(window), strict=True):
+        parts = chain.from_iterable(_cut(one, self._side) for one in windows(picture, rng, self._side))
+        for seen, share in parts:
+            for level, vectors in zip(self._levels, self._features.levels(seen), strict=True):
                 flat = vectors.flatten(1).T
-                most = min(_SAMPLE, 4 * size)
+                most = min(_SAMPLE, 4 * size) // share
                 if len(flat) > most:
                     flat = flat[torch.from_numpy(rng.choice(len(flat), most, replace=False))]
                 for part in torch.split(level.project(flat), size):
@@ -359,18 +375,26 @@ class Memory:
             level.bank = level.room = level.bank.clone()  # the room for more is given back
 
 
-def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
+def _side(settings: MemorySettings) -> int:
+    """Pixels a side of the largest square that the network looks at at once within the budget."""
+    side = math.sqrt((1 - _CORESET) * settings.budget_mb * 1e6 / _A_PIXEL)
+    return int(side) // STEP * STEP
+
+
+def _levels(features: Features, pictures: Iterable[Picture], side: int) -> list[_Level]:
     """The projections, from a few pictures; nothing is remembered yet."""
     count = [0] * LEVELS
     total: list[Any] = [0.0] * LEVELS
     square: list[Any] = [0.0] * LEVELS
-    for part in (picture[piece] for picture in pictures for piece in _pieces(picture.shape)):
-        for k, vectors in enumerate(features.levels(part)):
-            flat = vectors.flatten(1).T
-            flat = flat[:: max(1, len(flat) // 20_000)].double()
-            count[k] += len(flat)
-            total[k] = total[k] + flat.sum(0)
-            square[k] = square[k] + flat.T @ flat
+    for picture in pictures:
+        for seen, share in _cut(picture, side):
+            for k, vectors in enumerate(features.levels(seen)):
+                flat = vectors.flatten(1).T
+                flat = flat[:: max(1, len(flat) * share // 20_000)].double()
+                count[k] += len(flat)
+                total[k] = total[k] + flat.sum(0)
+                square[k] = square[k] + flat.T @ flat
+        del picture  # before the next one is read
     levels = []
     for n, s, ss in zip(count, total, square, strict=True):
         middle = s / n
@@ -381,12 +405,25 @@ def _levels(features: Features, pictures: Iterable[Picture]) -> list[_Level]:
     return levels
 
 
-def _pieces(shape: Sequence[int]) -> list[tuple[slice, slice]]:
-    """The pieces that a picture is looked at in: a network's own numbers are many times its pixels."""
-    if shape[0] * shape[1] <= _AT_ONCE**2:
+def _pieces(shape: Sequence[int], side: int, around: int = 0) -> list[tuple[slice, slice]]:
+    """The pieces that a picture is looked at in: a network's own numbers are many times its pixels.
+
+    Args:
+        side: pixels of a square that holds as much as is looked at at once; around: those that each piece is
+            shown with beyond its borders.
+    """
+    if shape[0] * shape[1] <= side**2:
         return [(slice(0, shape[0]), slice(0, shape[1]))]
-    rows, columns = (even_cuts(side, _AT_ONCE) for side in shape[:2])
-    return list(product(rows, columns))
+    rows = even_cuts(shape[0], side - 2 * around)
+    high = max(one.stop - one.start for one in rows) + 2 * around
+    return list(product(rows, even_cuts(shape[1], side**2 // high - 2 * around)))
+
+
+def _cut(picture: Picture, side: int) -> Iterator[tuple[Picture, int]]:
+    """The pieces of a picture, and how many share what a picture of :data:`_SHOWN` pixels may show."""
+    pieces = _pieces(picture.shape, side)
+    share = max(1, round(len(pieces) / max(1.0, picture.shape[0] * picture.shape[1] / _SHOWN)))
+    return ((picture[piece], share) for piece in pieces)
 
 
 def _squares(vectors: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:

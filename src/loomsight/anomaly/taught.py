@@ -16,6 +16,8 @@ from torch import Tensor
 
 _SAME = 1e-2  # of a feature that is computed again; neighbours lie a hundred times as far apart
 
+_AT_ONCE = 1024  # features compared at a time
+
 
 class Taught:
     """Features that lessons taught, of defects or of good cloth, at one scale.
@@ -52,8 +54,11 @@ class Taught:
 
     def contradict(self, same: Float[Tensor, "m c"], lesson: int) -> None:
         """Silence what is as exactly the same as features of one place that are computed again."""
-        away = torch.cdist(self.vectors, same, compute_mode="donot_use_mm_for_euclid_dist")
-        self.silence((away < _SAME).any(1).cpu(), lesson)
+        rows = torch.zeros(len(self), dtype=torch.bool)
+        for part in torch.split(same, _AT_ONCE):
+            away = torch.cdist(self.vectors, part, compute_mode="donot_use_mm_for_euclid_dist")
+            rows |= (away < _SAME).any(1).cpu()
+        self.silence(rows, lesson)
 
     def silence(self, rows: Bool[Tensor, " n"], lesson: int) -> None:
         """Let these say nothing as long as a lesson holds; with lesson 0 they are lost."""

@@ -212,7 +212,8 @@ def anomaly(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Of a memory while it learns, in MB; 4 if not given. A larger one remembers more of uneven "
+            help="Of what a memory takes while it learns, in MB, beyond the program; 128 if not given, 16 or "
+            "more. A 32nd of it is for what is remembered: a larger one remembers more of uneven "
             "cloth, and compares longer.",
             show_default=False,
         ),
@@ -238,7 +239,7 @@ def anomaly(
       loomsight train anomaly twill/good --profile twill
       loomsight train anomaly twill/good --profile twill --method memory+prediction+bars+student --minutes 10
       loomsight train anomaly twill/good --profile twill --margin 25
-      loomsight train anomaly twill/good --profile twill --budget 16
+      loomsight train anomaly twill/good --profile twill --budget 512
       loomsight train anomaly twill/good --profile twill --method fanogan --compare pixels+frozen
     """
     _check(("--minutes", minutes), ("--budget", budget), seed=seed)
@@ -254,10 +255,18 @@ def anomaly(
                 do="leave it out, or choose another --method",
             )
 
+    from loomsight.anomaly.memory import LEAST_MB
     from loomsight.learn.renew import train_anomaly
     from loomsight.profile import Profile
     from loomsight.progress import for_stream
 
+    if budget is not None and budget < LEAST_MB:
+        raise UsageError(
+            "bad --budget",
+            where=f"{budget:g} MB",
+            why="the network needs more to look at a piece of cloth",
+            do=f"give {LEAST_MB:g} or more, or leave it out for 128",
+        )
     opened = Profile.open(profile)
     with for_stream() as progress:
         made = train_anomaly(

@@ -64,7 +64,7 @@ def train_anomaly(
 
     Args:
         margin: what is left out at either selvedge from now on; the profile's own if None.
-        budget_mb: of a memory while it learns; residuals: what a GAN compares. See
+        budget_mb: of what a memory takes while it learns; residuals: what a GAN compares. See
             :func:`loomsight.learn.normality.fitting`.
 
     Raises:
