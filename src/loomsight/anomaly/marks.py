@@ -70,12 +70,11 @@ class Marks:
         return True
 
     def find(self, strange: Sequence[Float[NDArray[np.float32], "h w"]], *, lesson: int = 0) -> None:
-        """Learn the marks that good pictures have in common."""
+        """Learn the marks that good pictures have in common, as each of them shows it."""
+        found = list[_Mark]()
         for number, one in enumerate(strange):
-            calmed = self.calm(one)
-            left = one if calmed is None else one + calmed
             joined = cv2.morphologyEx(
-                (left > _SURE).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((_APART, _APART), np.uint8)
+                (one > _SURE).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((_APART, _APART), np.uint8)
             )
             count, _, boxes, _ = cv2.connectedComponentsWithStats(joined)
             for x, y, width, height, _ in sorted(boxes[1:count].tolist(), key=lambda box: -box[4])[:_EACH]:
@@ -86,7 +85,8 @@ class Marks:
                 if mark.teach(one, where, lesson=lesson) and any(
                     mark.calm(other) is not None for other in others
                 ):
-                    self._known = [*self._known, *mark._known][-_MOST:]
+                    found += mark._known
+        self._known = [*self._known, *found][-_MOST:]
 
     def contradict(self, strange: Float[NDArray[np.float32], "h w"], where: Mask, *, lesson: int = 0) -> None:
         """No mark lies in this place: what was taken for one there is a defect; with lesson 0 for good."""

@@ -24,7 +24,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, product
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ _A_PLACE = 32  # that are kept of one lesson
 _PLACE = 512**2  # pixels of a place of which every feature is looked at
 _CORESET = 1 / 32  # of the budget, with its buffer; the rest is the network's, while it looks at a piece
 _A_PIXEL = 1100  # bytes: 750 that it needs at once, and what is kept of each size that it has seen
-_CONTEXT = 128  # pixels around a piece where a place is taught, at most, and
+_CONTEXT = 128  # pixels around a piece that the network sees, at most, and
 _AROUND = 0.25  # of the side of what is looked at
 _SHOWN = 1024**2  # pixels of a large picture that show as much as a small picture
 _STATE = ("middle", "projection", "bank")
@@ -58,6 +58,7 @@ _SPARED = 1.05  # times as far from a taught defect as from good cloth is good c
 _FURTHEST = 1e3  # times nearer: what was taught says no more
 
 
+_Inner: TypeAlias = "tuple[tuple[float, float], ...]"
 LEAST_MB = 16.0
 """The least budget: with less the network could not look at a piece of cloth."""
 
@@ -189,7 +190,7 @@ class Memory:
         if where.shape != picture.shape[:2] or not where.any():
             raise ValueError(f"a place needs pixels in a mask of {picture.shape[:2]}, got {where.shape}")
         shown: list[list[Tensor]] = [[] for _ in self._levels]
-        around = min(_CONTEXT, int(_AROUND * self._side))
+        around = _around(self._side)
         step = 1 + int(where.sum()) // _PLACE  # of a large place some features say enough
         for piece in _pieces(where.shape, self._side, around):
             if where[piece].any():
@@ -250,10 +251,10 @@ class Memory:
         """
         near = [torch.zeros(len(level.taught_bad), dtype=torch.bool) for level in self._levels]
         for picture in good:
-            for piece in _pieces(picture.shape, self._side):
-                levels = self._features.levels(picture[piece])
+            for seen, inner, _ in _cut(picture, self._side):
+                levels = self._features.levels(seen)
                 for level, spared, vectors in zip(self._levels, near, levels, strict=True):
-                    projected = level.project(vectors.flatten(1).T)
+                    projected = level.project(_within(vectors, inner))
                     for part in torch.split(projected, _ROWS):
                         least = _SPARED * _nearest(part, level.bank)[:, None]
                         nearer = torch.cdist(part, level.taught_bad.vectors) < least
@@ -359,9 +360,9 @@ class Memory:
         """Take over what a picture shows and the memory does not cover yet."""
         size = self._size
         parts = chain.from_iterable(_cut(one, self._side) for one in windows(picture, rng, self._side))
-        for seen, share in parts:
+        for seen, inner, share in parts:
             for level, vectors in zip(self._levels, self._features.levels(seen), strict=True):
-                flat = vectors.flatten(1).T
+                flat = _within(vectors, inner)
                 most = min(_SAMPLE, 4 * size) // share
                 if len(flat) > most:
                     flat = flat[torch.from_numpy(rng.choice(len(flat), most, replace=False))]
@@ -387,9 +388,9 @@ def _levels(features: Features, pictures: Iterable[Picture], side: int) -> list[
     total: list[Any] = [0.0] * LEVELS
     square: list[Any] = [0.0] * LEVELS
     for picture in pictures:
-        for seen, share in _cut(picture, side):
+        for seen, inner, share in _cut(picture, side):
             for k, vectors in enumerate(features.levels(seen)):
-                flat = vectors.flatten(1).T
+                flat = _within(vectors, inner)
                 flat = flat[:: max(1, len(flat) * share // 20_000)].double()
                 count[k] += len(flat)
                 total[k] = total[k] + flat.sum(0)
@@ -412,18 +413,50 @@ def _pieces(shape: Sequence[int], side: int, around: int = 0) -> list[tuple[slic
         side: pixels of a square that holds as much as is looked at at once; around: those that each piece is
             shown with beyond its borders.
     """
-    if shape[0] * shape[1] <= side**2:
-        return [(slice(0, shape[0]), slice(0, shape[1]))]
-    rows = even_cuts(shape[0], side - 2 * around)
-    high = max(one.stop - one.start for one in rows) + 2 * around
-    return list(product(rows, even_cuts(shape[1], side**2 // high - 2 * around)))
+    height, width = shape[:2]
+    if height * width <= side**2:
+        return [(slice(0, height), slice(0, width))]
+    rows, high = [slice(0, height)], height
+    if height > side:
+        rows, high = even_cuts(height, side - 2 * around), side
+    room = side**2 // high
+    columns = [slice(0, width)] if width <= room else even_cuts(width, room - 2 * around)
+    return list(product(rows, columns))
 
 
-def _cut(picture: Picture, side: int) -> Iterator[tuple[Picture, int]]:
-    """The pieces of a picture, and how many share what a picture of :data:`_SHOWN` pixels may show."""
-    pieces = _pieces(picture.shape, side)
+def _cut(picture: Picture, side: int) -> Iterator[tuple[Picture, _Inner, int]]:
+    """The pieces of a picture, with the cloth around them as far as there is.
+
+    Yields:
+        what the network looks at, where in it the piece lies, as shares of its height and width, and how many
+        pieces share what a picture of :data:`_SHOWN` pixels may show.
+    """
+    around = _around(side)
+    pieces = _pieces(picture.shape, side, around)
     share = max(1, round(len(pieces) / max(1.0, picture.shape[0] * picture.shape[1] / _SHOWN)))
-    return ((picture[piece], share) for piece in pieces)
+    for piece in pieces:
+        seen = tuple(slice(max(0, own.start - around), own.stop + around) for own in piece)
+        shown = picture[seen]
+        starts = [
+            (own.start - wide.start, own.stop - wide.start) for own, wide in zip(piece, seen, strict=True)
+        ]
+        inner = tuple(
+            (start / of, stop / of) for (start, stop), of in zip(starts, shown.shape[:2], strict=True)
+        )
+        yield shown, inner, share
+
+
+def _around(side: int) -> int:
+    return min(_CONTEXT, int(_AROUND * side))
+
+
+def _within(vectors: Float[Tensor, "c h w"], inner: _Inner) -> Float[Tensor, "n c"]:
+    """The features of a piece, without those of the cloth around it."""
+    rows, columns = (
+        slice(math.ceil(start * cells), max(math.ceil(start * cells) + 1, math.floor(stop * cells)))
+        for (start, stop), cells in zip(inner, vectors.shape[1:], strict=True)
+    )
+    return vectors[:, rows, columns].flatten(1).T
 
 
 def _squares(vectors: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:

@@ -40,6 +40,7 @@ from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
 from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
+from loomsight.fabric.regions import span
 from loomsight.fabric.tiles import Mosaic, Tile, cut, tile_side
 from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
 
@@ -434,11 +435,22 @@ class Normality:
         Raises:
             ValueError: nothing here remembers.
         """
-        # Before the memory knows them: in other pictures it will not have seen these very marks.
+        # The memory never learns them: it would know other marks half, which then have another form.
         self._marks.find([self._alone(good[index]) for index in _few(good)], lesson=lesson)
-        self._memory().add(_Even(self._light, good), seed=seed)
+        parts = (self._beside_marks(image, self._light.even(image)) for image in good)
+        self._memory().add((part for part in parts if part.size), seed=seed)
         if self._bars is not None:
             self._bars.add(_small(self._light, good))
+
+    def _beside_marks(self, picture: Picture, even: Picture) -> Picture:
+        """The largest part of the evenly lit picture beside all marks; all of it where there is none."""
+        calmed = self._marks.calm(self._alone(picture)) if len(self._marks) else None
+        if calmed is None:
+            return even
+        rows, columns = span(calmed < 0)
+        above, below = even[: rows.start], even[rows.stop :]
+        left, right = even[:, : columns.start], even[:, columns.stop :]
+        return max(above, below, left, right, key=lambda part: part.size)
 
     def _alone(self, picture: Picture) -> Float[NDArray[np.float32], "h w"]:
         """How strange each place is but for bars and what was taught, in tails."""
