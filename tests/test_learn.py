@@ -705,7 +705,7 @@ def test_another_method_takes_the_place_of_what_a_profile_has(
         (("--compare", "pixels"), "memory", "--compare says nothing here: memory: it is for fanogan and"),
         (("--compare", "dreams"), "fanogan", "there are pixels, features, frozen"),
         (("--budget", 0), "memory", "bad --budget"),
-        (("--budget", 4), "memory", "give 16 or more"),
+        (("--budget", 4), "memory", "give 64 or more"),
     ):
         assert said in refused(capsys, 2, *words, method, *option)
     # what is remembered by nothing cannot be taught
@@ -870,7 +870,7 @@ def test_a_budget_says_how_much_is_remembered_and_a_gan_what_it_compares(
 ) -> None:
     words = ("train", "anomaly", fabrics / "new/good", "--profile", copied)
     remembered = []
-    for budget in (16, 64):
+    for budget in (64, 256):
         assert run(capsys, *words, "--method", "memory", "--budget", budget)[0] == 0
         remembered.append(Profile.open(copied).card.files["normality.safetensors"].size)
     assert 3 < remembered[1] / remembered[0] < 7

@@ -46,7 +46,7 @@ _ROWS = 1024  # features compared at a time: more leave the processor's cache, f
 _TAUGHT = 256  # features of each scale that are compared with, of taught defects and of good cloth each, and
 _A_PLACE = 32  # that are kept of one lesson
 _PLACE = 512**2  # pixels of a place of which every feature is looked at
-_CORESET = 1 / 32  # of the budget, with its buffer; the rest is the network's, while it looks at a piece
+_CORESET = 1 / 128  # of the budget, with its buffer; the rest is the network's, while it looks at a piece
 _A_PIXEL = 1100  # bytes: 750 that it needs at once, and what is kept of each size that it has seen
 _CONTEXT = 128  # pixels around a piece that the network sees, at most, and
 _AROUND = 0.25  # of the side of what is looked at
@@ -59,14 +59,14 @@ _FURTHEST = 1e3  # times nearer: what was taught says no more
 
 
 _Inner: TypeAlias = "tuple[tuple[float, float], ...]"
-LEAST_MB = 16.0
+LEAST_MB = 64.0
 """The least budget: with less the network could not look at a piece of cloth."""
 
 
 class MemorySettings(Config):
     """How much memory remembering takes, beyond the libraries and the network's weights."""
 
-    budget_mb: Annotated[float, Field(ge=LEAST_MB, allow_inf_nan=False)] = 128.0  # 1/32 is for what it knows
+    budget_mb: Annotated[float, Field(ge=LEAST_MB, allow_inf_nan=False)] = 512.0  # 1/128 is for what it knows
 
 
 class _Level:

@@ -212,8 +212,8 @@ def anomaly(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Of what a memory takes while it learns, in MB, beyond the program; 128 if not given, 16 or "
-            "more. A 32nd of it is for what is remembered: a larger one remembers more of uneven "
+            help="Of what a memory takes while it learns, in MB, beyond the program; 512 if not given, 64 or "
+            "more. A 128th of it is for what is remembered: a larger one remembers more of uneven "
             "cloth, and compares longer.",
             show_default=False,
         ),
@@ -239,7 +239,7 @@ def anomaly(
       loomsight train anomaly twill/good --profile twill
       loomsight train anomaly twill/good --profile twill --method memory+prediction+bars+student --minutes 10
       loomsight train anomaly twill/good --profile twill --margin 25
-      loomsight train anomaly twill/good --profile twill --budget 512
+      loomsight train anomaly twill/good --profile twill --budget 2048
       loomsight train anomaly twill/good --profile twill --method fanogan --compare pixels+frozen
     """
     _check(("--minutes", minutes), ("--budget", budget), seed=seed)
@@ -265,7 +265,7 @@ def anomaly(
             "bad --budget",
             where=f"{budget:g} MB",
             why="the network needs more to look at a piece of cloth",
-            do=f"give {LEAST_MB:g} or more, or leave it out for 128",
+            do=f"give {LEAST_MB:g} or more, or leave it out for 512",
         )
     opened = Profile.open(profile)
     with for_stream() as progress:

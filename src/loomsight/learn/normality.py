@@ -104,7 +104,7 @@ def fitting(
     Args:
         steps, seconds: of training, whichever ends first; a memory looks at pictures for so many seconds, and
             a prediction needs neither.
-        budget_mb: of what a memory takes while it learns, 128 if None.
+        budget_mb: of what a memory takes while it learns, 512 if None.
         residuals: what a GAN compares, pixels and its own features if None.
         doubt: told of a network that had fewer than :data:`FEW_STEPS`.
     """
