@@ -56,9 +56,8 @@ _POWER = 0.25  # of the eigenvalues: 0 leaves features as they are, ½ whitens
 _LEAST = 1e-6
 _SPARED = 1.05  # times as far from a taught defect as from good cloth is good cloth at least
 _FURTHEST = 1e3  # times nearer: what was taught says no more
-
-
-_Inner: TypeAlias = "tuple[tuple[float, float], ...]"
+_Inner: TypeAlias = tuple[tuple[float, float], ...]
+"""Where something begins and ends along each axis, as shares of its length."""
 LEAST_MB = 64.0
 """The least budget: with less the network could not look at a piece of cloth."""
 
@@ -437,11 +436,9 @@ def _cut(picture: Picture, side: int) -> Iterator[tuple[Picture, _Inner, int]]:
     for piece in pieces:
         seen = tuple(slice(max(0, own.start - around), own.stop + around) for own in piece)
         shown = picture[seen]
-        starts = [
-            (own.start - wide.start, own.stop - wide.start) for own, wide in zip(piece, seen, strict=True)
-        ]
         inner = tuple(
-            (start / of, stop / of) for (start, stop), of in zip(starts, shown.shape[:2], strict=True)
+            ((own.start - wide.start) / length, (own.stop - wide.start) / length)
+            for own, wide, length in zip(piece, seen, shown.shape[:2], strict=True)
         )
         yield shown, inner, share
 
