@@ -22,7 +22,7 @@ from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import Features, windows
 from loomsight.anomaly.marks import Marks
-from loomsight.anomaly.memory import Memory, MemorySettings, _Level
+from loomsight.anomaly.memory import Memory, MemorySettings, _cut, _Level
 from loomsight.anomaly.normality import Normality, _Even, open_method
 from loomsight.anomaly.prediction import Prediction
 from loomsight.anomaly.student import Student
@@ -302,6 +302,23 @@ def test_what_remembering_takes_stays_within_the_budget_whatever_the_size_of_the
     words = [sys.executable, str(script), "--side", "1024", "--one", "1", "64"]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert 4 < json.loads(done.stdout)["grew_mb"] < 1.1 * 64
+
+
+@pytest.mark.parametrize("shape", [(200, 230), (256, 2000), (2000, 256), (700, 900)])
+def test_pieces_are_all_of_a_picture_and_are_seen_with_the_cloth_around_them(shape: tuple[int, int]) -> None:
+    side = 240
+    picture, covered = np.arange(shape[0] * shape[1]).reshape(shape), np.zeros(shape, np.int64)
+    for seen, inner, _ in _cut(picture, side):
+        assert seen.size <= side**2
+        rows, columns = (
+            slice(round(start * length), round(stop * length))
+            for (start, stop), length in zip(inner, seen.shape, strict=True)
+        )
+        np.add.at(covered.ravel(), seen[rows, columns].ravel(), 1)
+        top, left = divmod(int(seen[0, 0]), shape[1])
+        assert rows.start == 60 or top == 0
+        assert columns.start == 60 or left == 0
+    assert (covered == 1).all()
 
 
 def test_a_large_picture_is_remembered_and_taught_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:

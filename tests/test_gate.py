@@ -14,7 +14,14 @@ from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.tiles import Mosaic, Tile, cut, plan_tiles, tile_side
 from loomsight.fabric.types import Box, Mask, Picture, Region, ScoreMap
 from loomsight.inspection.looking import said_of_gate
-from loomsight.learn.gate import GateThresholds, Window, gate_thresholds, learn_gate, same_blocks
+from loomsight.learn.gate import (
+    GateThresholds,
+    Window,
+    _window,
+    gate_thresholds,
+    learn_gate,
+    same_blocks,
+)
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.compiled import Answer, Ready, Tiles, TorchCompiled
 from loomsight.runtime.engine import SegmenterEngine
@@ -478,3 +485,19 @@ def test_parts_are_evened_as_the_whole_picture_is() -> None:
         assert (
             np.abs(part.astype(int) - whole[top:bottom, left:right]).mean() < 4
         )  # of a contrast that is stretched
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_no_defect_is_drawn_on_a_lamp_beside_the_cloth(grey: bool) -> None:
+    rng = np.random.default_rng(0)
+    image = weave(ClothSpec(structure="twill 2/2", grey=True), 128, 400, rng).image.copy()
+    image[:, :200] = 255
+    image = to_grey(image) if grey else image
+    before, beside_it = image.copy(), 0
+    for _ in range(20):
+        shown, drawn = _window([image], (128, 300), rng)
+        lamp = (to_grey(shown) == 255).mean(axis=0) > 0.5
+        assert not drawn[:, lamp].any()
+        beside_it += int(drawn.any())
+    assert beside_it > 5
+    assert (image == before).all()

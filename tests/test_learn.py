@@ -500,6 +500,14 @@ def test_of_two_lessons_about_one_place_the_later_holds_and_both_are_listed(
     assert second.endswith("missed: " + place)
 
 
+def dark_head(folder: Path, spec: ClothSpec) -> None:
+    """Four pictures of good cloth in poorer light."""
+    rng = np.random.default_rng(3)
+    for number in range(4):
+        dark = weave(spec, 96, 300, rng).image * 0.6
+        write_png(folder / f"{number}.png", dark.astype(np.uint8))
+
+
 def test_a_lesson_that_is_taken_back_was_never_given(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -538,10 +546,7 @@ def test_a_lesson_that_is_taken_back_was_never_given(
 def test_the_last_good_cloth_is_taken_back_with_its_thresholds_and_what_was_taught_since_stays(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rng = np.random.default_rng(3)
-    for number in range(4):
-        dark = weave(ClothSpec(structure="plain", ends_per_cm=9, grey=True), 96, 300, rng).image * 0.6
-        write_png(tmp_path / f"head/{number}.png", dark.astype(np.uint8))
+    dark_head(tmp_path / "head", ClothSpec(structure="plain", ends_per_cm=9, grey=True))
     cloth = weave(NEW, 96, 300, np.random.default_rng(9)).image
     cloth[40:52, 100:112] = 255 - cloth[40:52, 100:112]
     write_png(tmp_path / "roll.png", cloth)
@@ -631,10 +636,7 @@ def test_a_missed_defect_that_looks_like_good_cloth_raises_no_alarms_elsewhere(
 def test_good_cloth_of_today_sets_the_threshold_and_the_light_anew(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rng = np.random.default_rng(3)
-    for number in range(4):
-        dark = weave(NEW, 96, 300, rng).image * 0.6
-        write_png(tmp_path / f"head/{number}.png", dark.astype(np.uint8))
+    dark_head(tmp_path / "head", NEW)
     before = Profile.open(copied).card
     code, out, _ = run(capsys, "teach", copied, "--good", tmp_path / "head", "--json")
     assert code == 0

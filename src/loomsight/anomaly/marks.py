@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from loomsight.fabric.types import Mask
 
 _SMALLER = 4
-_LIKE = 0.87  # correlation of a mark with itself elsewhere: 0.9 to 0.97; with other defects: 0.8 at most
+_LIKE = 0.87  # correlation of a mark with itself elsewhere: 0.8 to 0.97; with other defects: 0.8 at most
 _SPOT = 0.85  # correlation with an ellipse from which on it is a spot
 _SIDE = 6  # places of the smaller map that a mark has a side, at least
 _MOST = 32  # marks that are kept

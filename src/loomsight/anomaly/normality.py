@@ -362,7 +362,7 @@ class Normality:
             ValueError: the place is empty or has another size than the picture, or nothing here remembers.
         """
         if len(self._marks) or not defect:
-            strange = self._alone(picture)
+            strange = self._alone(self._light.even(picture))
             if defect:
                 self._marks.contradict(strange, where, lesson=lesson)
             else:
@@ -436,15 +436,15 @@ class Normality:
             ValueError: nothing here remembers.
         """
         # The memory never learns them: it would know other marks half, which then have another form.
-        self._marks.find([self._alone(good[index]) for index in _few(good)], lesson=lesson)
-        parts = (self._beside_marks(image, self._light.even(image)) for image in good)
+        self._marks.find([self._alone(self._light.even(good[index])) for index in _few(good)], lesson=lesson)
+        parts = (self._beside_marks(self._light.even(image)) for image in good)
         self._memory().add((part for part in parts if part.size), seed=seed)
         if self._bars is not None:
             self._bars.add(_small(self._light, good))
 
-    def _beside_marks(self, picture: Picture, even: Picture) -> Picture:
-        """The largest part of the evenly lit picture beside all marks; all of it where there is none."""
-        calmed = self._marks.calm(self._alone(picture)) if len(self._marks) else None
+    def _beside_marks(self, even: Picture) -> Picture:
+        """The largest part of an evenly lit picture beside all marks; all of it where there is none."""
+        calmed = self._marks.calm(self._alone(even)) if len(self._marks) else None
         if calmed is None:
             return even
         rows, columns = span(calmed < 0)
@@ -452,9 +452,9 @@ class Normality:
         left, right = even[:, : columns.start], even[:, columns.stop :]
         return max(above, below, left, right, key=lambda part: part.size)
 
-    def _alone(self, picture: Picture) -> Float[NDArray[np.float32], "h w"]:
-        """How strange each place is but for bars and what was taught, in tails."""
-        strange, _ = self._said(_View.whole(self._light.even(picture)))
+    def _alone(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
+        """How strange each place of an evenly lit picture is but for bars and what was taught, in tails."""
+        strange, _ = self._said(_View.whole(even))
         strange -= np.float32(_WHOLE * self._excess(strange))
         return strange
 

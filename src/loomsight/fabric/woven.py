@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 
 import cv2
@@ -37,28 +38,25 @@ def spread(values: NDArray[np.float32]) -> float:
     return max(1.4826 * float(np.median(np.abs(values - np.median(values)))), 0.7)
 
 
-def spreads(threads: Float[NDArray[np.float32], "h w"]) -> tuple[float, ...]:
-    """How much cloth differs by itself at each scale at which a change may be seen, see :func:`texture`."""
-    return tuple(spread(_smooth(threads, sigma)) for sigma in SCALES)
+def visibilities(
+    change: Float[NDArray[np.float32], "h w c"], where: Mask, threads: Float[NDArray[np.float32], "i j"]
+) -> Iterator[float]:
+    """How strong a change is at each of :data:`SCALES`, in deviations of the cloth's own texture.
 
-
-def visibility(change: Float[NDArray[np.float32], "h w c"], where: Mask, usual: tuple[float, ...]) -> float:
-    """How strong a change is, in deviations of the cloth's own texture.
-
-    The change is smoothed as the texture was, at several scales, so that noise averages out and a tone does
-    not. The scale at which it is clearest counts.
+    The change is smoothed as the texture is, so that noise averages out and a tone does not. The scale at
+    which it is clearest counts: to know that it is seen, the first at which it is will do.
 
     Args:
         change: grey levels by which a picture differs from the cloth before.
-        where: what counts, not empty; usual: the cloth's :func:`spreads`.
+        where: what counts, not empty; threads: the :func:`texture` of good cloth, of any size.
 
-    Returns:
+    Yields:
         0 for no change; about 1 where an attentive eye begins to see it.
     """
-    seen = (_smooth(change, sigma).reshape(*where.shape, -1)[where] for sigma in SCALES)
-    # of the colour that changed most
-    strengths = (float(np.sqrt(np.square(own).mean(axis=0).max())) for own in seen)
-    return max(strength / own for strength, own in zip(strengths, usual, strict=True))
+    for sigma in SCALES:
+        seen = _smooth(change, sigma).reshape(*where.shape, -1)[where]
+        strength = float(np.sqrt(np.square(seen).mean(axis=0).max()))  # of the colour that changed most
+        yield strength / spread(_smooth(threads, sigma)[::2, ::2])  # smooth: a quarter says as much
 
 
 def _smooth(values: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:

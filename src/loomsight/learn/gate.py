@@ -30,9 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loomsight.errors import DatasetError
+from loomsight.fabric.images import to_rgb
 from loomsight.fabric.regions import Grouping, label_regions
 from loomsight.fabric.scores import logits
 from loomsight.fabric.types import Picture, ScoreMap
+from loomsight.fabric.woven import beside, cloth_within
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import Compiled
@@ -64,6 +66,7 @@ _WINDOW = (256, 384)  # pixels, where the pictures are so large
 _PIXELS = 160_000_000  # of all windows, at most
 _CROP = 224  # pixels a side of what is learned from at a time
 _DEFECTS = 3  # in a window: what is rare, a green speck, the gate has to see often enough
+_STRIP = 64  # pixels of cloth beside a lamp that defects are drawn into, at least
 _STEPS = 1500
 _LEAST = 20.0, 0.5  # of a training, also where the windows took all the time: seconds, and share of all
 _TRIES = 2  # trainings: a gate's luck is worth a factor of two
@@ -335,14 +338,16 @@ def _batches(
 def _window(
     large: Sequence[Picture], size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Picture, NDArray[np.uint8]]:
-    """A window of good cloth; three of four have defects drawn into them, whose numbers are told."""
+    """A window of good cloth; three of four have defects drawn into its cloth, whose numbers are told."""
     image = large[int(rng.integers(len(large)))]
     top, left = (int(rng.integers(room - side + 1)) for room, side in zip(image.shape[:2], size, strict=True))
-    window = np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
+    window = image[top : top + size[0], left : left + size[1]].copy()
+    woven = cloth_within(beside(to_rgb(window)), _STRIP) or (slice(None), slice(None))
     drawn = np.zeros(size, np.uint8)
     for number in range(1, 1 + (_DEFECTS if rng.random() < 0.75 else 0)):
-        window, where = draw_defect(window, DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))], rng)
-        drawn[where] = number
+        kind = DRAWN_KINDS[int(rng.integers(len(DRAWN_KINDS)))]
+        window[woven], where = draw_defect(window[woven], kind, rng)
+        drawn[woven][where] = number
     return window, drawn
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from loomsight.errors import UsageError
 from loomsight.fabric.types import Mask, Picture
-from loomsight.fabric.woven import spreads, visibility
+from loomsight.fabric.woven import visibilities
 from loomsight.loom.drawn_damage import colour_spot, contamination, crease, hole, oil_stain, selvedge_cut
 from loomsight.loom.drawn_ground import Ground
 from loomsight.loom.drawn_yarns import (
@@ -66,7 +66,7 @@ def draw_defect(
     upright = runs == "warp" or (runs == "any" and rng.random() < 0.5)
     turned = np.asarray(cv2.transpose(image), np.uint8) if upright else image
     good = turned.reshape(*turned.shape[:2], -1)
-    contrast, hum, softness, repeat, usual = _measure(good)
+    contrast, hum, softness, repeat, threads = _measure(good)
     if period is not None:
         repeat = period[::-1] if upright else period
     limit = 1.2 * max(image.shape[:2])
@@ -85,7 +85,7 @@ def draw_defect(
         ground = Ground(part, contrast, softness, repeat[0], repeat[1], strength, extent, at)
         changed = np.clip(np.rint(draw(ground, rng)), 0, 255)
         seen = _visible(changed - part, contrast, softness)
-        if _stands_out(changed - part, seen, max(0.75 * contrast, 2.5 * hum), usual):
+        if _stands_out(changed - part, seen, max(0.75 * contrast, 2.5 * hum), threads):
             break
         strength *= 1.6
     else:
@@ -102,9 +102,9 @@ def draw_defect(
 # --- the cloth's own measures --------------------------------------------------------------------
 
 
-def _measure(good: Picture) -> tuple[float, float, float, tuple[float, float], tuple[float, ...]]:
+def _measure(good: Picture) -> tuple[float, float, float, tuple[float, float], Plane]:
     """Contrast and unevenness (grey levels), softness (pixels), repeat (along x, along y) of the cloth, and
-    its :func:`~loomsight.fabric.woven.spreads`."""
+    its texture."""
     side = 128
     corner = np.ascontiguousarray(good[:side, :side], dtype=np.float32)
     grey = corner[:, :, 0] if corner.shape[2] == 1 else cv2.cvtColor(corner, cv2.COLOR_RGB2GRAY)
@@ -117,7 +117,7 @@ def _measure(good: Picture) -> tuple[float, float, float, tuple[float, float], t
     # white noise blurred by sigma has var(f'') / var(f') = 3 / (2 sigma²)
     softness = math.sqrt(1.5 * (float(slope.var()) + 1e-6) / (float(bend.var()) + 1e-6))
     repeat = (_repeat(texture[::2]), _repeat(texture.T[::2]))
-    return contrast, hum, float(np.clip(softness, 0.5, 1.3)), repeat, spreads(texture)
+    return contrast, hum, float(np.clip(softness, 0.5, 1.3)), repeat, texture
 
 
 def _repeat(texture: Plane) -> float:
@@ -148,11 +148,11 @@ def _visible(change: Plane, contrast: float, softness: float) -> Mask:
     return np.asarray(mask > 0)
 
 
-def _stands_out(change: Plane, seen: Mask, tone: float, usual: tuple[float, ...]) -> bool:
+def _stands_out(change: Plane, seen: Mask, tone: float, threads: Plane) -> bool:
     """Whether a defect would be noticed: against what the cloth differs by itself, and by its extent or, when
     small, by more than a change of `tone`."""
     area = int(np.count_nonzero(seen))
-    if not area or visibility(np.ascontiguousarray(change), seen, usual) < _NOTICED:
+    if not area or all(one < _NOTICED for one in visibilities(change, seen, threads)):
         return False
     if area >= 150:
         return True

@@ -29,8 +29,7 @@ from loomsight.config import Config
 from loomsight.evaluation.fidelity import Memory, PatchFeatures, agreement, changed, grown
 from loomsight.fabric.regions import split_parts
 from loomsight.fabric.types import Picture
-from loomsight.fabric.woven import SCALES, WOVEN, beside, spread, spreads, texture
-from loomsight.fabric.woven import visibility as visible
+from loomsight.fabric.woven import SCALES, WOVEN, beside, spread, texture, visibilities
 from loomsight.synthesis.samples import Sample
 
 _GAP = 6  # pixels: pieces of a mask with no more between them are one part
@@ -93,9 +92,9 @@ class QualityGate:
 
 
 def visibility(sample: Sample) -> float:
-    """How strong the change is within the mask; see :func:`loomsight.fabric.woven.visibility`."""
+    """How strong the change is within the mask; see :func:`loomsight.fabric.woven.visibilities`."""
     change = sample.image.astype(np.float32) - sample.cloth
-    return visible(change, sample.mask, spreads(texture(sample.cloth)))
+    return max(visibilities(change, sample.mask, texture(sample.cloth)))
 
 
 def strangeness(sample: Sample) -> float:

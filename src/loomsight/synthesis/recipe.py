@@ -266,11 +266,10 @@ class TileMaker:
         if arm in GENERATED:
             samples = self._material.made[arm]
             sample = samples[int(rng.integers(len(samples)))]
-            cloth, image, instances = sample.cloth, sample.image, sample.mask.astype(np.int16)
-            types = (UNKNOWN,)
+            image, instances, types = sample.image, sample.mask.astype(np.int16), (UNKNOWN,)
         else:
-            cloth, woven = self._woven(rng, size)
-            image, instances, types = cloth.copy(), np.zeros((size, size), np.int16), ()
+            image, woven = self._woven(rng, size)
+            instances, types = np.zeros((size, size), np.int16), ()
             while True:
                 image[woven], mask, kind = ARMS[arm](self._material, image[woven], rng)
                 types = (*types, kind)
@@ -278,7 +277,7 @@ class TileMaker:
                 full = arm not in _SEVERAL or len(types) == self._recipe.most
                 if full or rng.random() >= self._recipe.another:
                     break
-        if self._grey and image is not cloth:  # a grey camera sees no coloured stain
+        if self._grey:  # a grey camera sees no coloured stain
             image = to_rgb(to_grey(image))
         target = (instances > 0).astype(np.float32)
         return TrainingTile(image, target, np.ones_like(target), arm, instances, types)
@@ -289,13 +288,15 @@ class TileMaker:
         return np.ascontiguousarray(self._good[number][window])
 
     def _woven(self, rng: np.random.Generator, size: int) -> tuple[Picture, Window]:
-        """A window of good cloth to make defects in, and where in it they can be: not beside the selvedge."""
+        """A copy of a window of good cloth, and where in it defects can be made: not beside the selvedge."""
         for _ in range(_TRIES):
             number, window = self._anywhere(rng, size)
             part = cloth_within(self._off[number][window], size // 4)
             if part is not None:
-                return np.ascontiguousarray(self._good[number][window]), part
-        return np.ascontiguousarray(self._good[number][window]), (slice(0, size), slice(0, size))
+                break
+        else:
+            part = slice(0, size), slice(0, size)
+        return self._good[number][window].copy(), part
 
     def _anywhere(self, rng: np.random.Generator, size: int) -> tuple[int, Window]:
         """The number of a good picture, and a window in it."""
