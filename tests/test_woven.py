@@ -9,7 +9,7 @@ from loomsight.fabric.types import LabelledPicture, Picture
 from loomsight.fabric.woven import beside, cloth_within
 from loomsight.loom import ClothSpec, weave
 from loomsight.synthesis.augment import photometric
-from loomsight.synthesis.recipe import Material, Recipe, TileMaker
+from loomsight.synthesis.recipe import Material, Recipe, TileMaker, strongest_places
 
 SIDE = 128
 
@@ -70,3 +70,33 @@ def test_a_bright_cloth_is_not_burnt_out_by_a_stronger_lamp() -> None:
     for _ in range(60):
         lit = photometric(cloth, rng)
         assert (lit[:, 60:] == 255).mean() < 0.1
+
+
+def test_good_tiles_show_the_places_that_could_be_taken_for_defects() -> None:
+    rng = np.random.default_rng(0)
+    even = np.clip(rng.normal(150, 6, (1200, 1200, 1)), 0, 255).astype(np.uint8)
+    picture = np.repeat(even, 3, axis=2)
+    specks = [(200, 300), (700, 250), (900, 1000), (620, 640)]
+    for row, column in specks:  # that the cloth has by nature
+        picture[row - 2 : row + 2, column - 2 : column + 2] = 60
+    found = strongest_places([picture], [beside(picture)])
+    assert len(found) == 8, "five of a megapixel"
+    assert all(np.abs(found - (0, *at)).max(axis=1).min() <= 2 for at in specks)
+    maker = TileMaker(Recipe(tile=96, stretch=0, synthetic=0.0, good=1.0, batch=8), Material([picture], []))
+    tiles = [tile for k in range(20) for tile in maker.batch(k)]
+    assert all(tile.target.max() == 0 for tile in tiles)
+    shown = np.mean([tile.image.min() < 100 for tile in tiles])
+    assert 0.15 < shown < 0.4, "a quarter of them; one in thirteen by chance"
+
+
+def test_the_edge_of_the_cloth_is_no_place_of_its_own() -> None:
+    bordered = selvedge(200)
+    bordered[60:64, 300:304] = 8
+    (place,) = strongest_places([bordered], [beside(bordered)]).tolist()
+    assert np.abs(np.subtract(place, (0, 62, 302))).max() < 3
+
+
+def test_where_nothing_is_woven_there_are_no_places() -> None:
+    white = np.full((200, 200, 3), 255, np.uint8)
+    assert strongest_places([white], [beside(white)]).shape == (0, 3)
+    assert strongest_places([], []).shape == (0, 3)

@@ -42,7 +42,7 @@ from loomsight.fabric.images import to_grey, to_rgb
 from loomsight.fabric.instances import GAP, InstanceMap, flat, instances_of
 from loomsight.fabric.regions import label_parts
 from loomsight.fabric.types import UNKNOWN, LabelledPicture, Mask, Picture, TrainingTile
-from loomsight.fabric.woven import beside, cloth_within
+from loomsight.fabric.woven import SCALES, beside, cloth_within, texture
 from loomsight.loom import DRAWN_KINDS, draw_defect
 from loomsight.synthesis.augment import Array, augmix, flip_and_turn, photometric, stretch
 from loomsight.synthesis.paste import DefectPart, cut_parts, paste, poisson
@@ -54,6 +54,9 @@ GENERATED = ("stage1", "stage1+2", "refined", "diffusion")
 """The arms that take their samples from a bank."""
 _STRIDE = 20  # pixels: windows of good cloth lie on a grid of twice this, and are moved by up to it
 _TRIES = 20  # windows of good pictures that are looked at for one with cloth in it
+_STRONGEST = 5  # places of a megapixel of good cloth that differ most from the cloth around them
+_EDGE = np.ones((51, 51), np.uint8)  # pixels around what is beside the cloth: its edge is no speck
+_APART = np.ones((31, 31), np.uint8)  # pixels between two strongest places, twice
 _MOST_OFF = 0.5  # of good pictures lies beside the cloth; of more it is not believed
 
 
@@ -223,6 +226,7 @@ class TileMaker:
             # cloth so fine that its threads do not show
             self._off = [np.zeros_like(off) for off in self._off]
         self._places, self._odds = rare_places(self._good, self._window)
+        self._strongest = strongest_places(self._good, self._off)
         self._grey = material.grey
 
     def batch(self, k: int) -> list[TrainingTile]:
@@ -245,7 +249,7 @@ class TileMaker:
         if not recipe.source_only and slot < recipe.synthetic:
             tile = self._made(self._any_arm(rng), self._window, rng)
         elif not recipe.source_only and slot < recipe.synthetic + recipe.good:
-            tile = _unlabelled_good(self.cloth(rng, self._window))
+            tile = _unlabelled_good(self._as_it_is(rng, self._window))
         else:
             tile = self._known(self._window, rng)
         arrays: list[Array] = [tile.image, tile.target, tile.weight]
@@ -286,6 +290,14 @@ class TileMaker:
         """A window of good cloth, rare places as often as usual ones; of the tile's size if none is given."""
         number, window = self._anywhere(rng, size or self._recipe.tile)
         return np.ascontiguousarray(self._good[number][window])
+
+    def _as_it_is(self, rng: np.random.Generator, size: int) -> Picture:
+        """A window of good cloth; half of them on a place that could be taken for a defect."""
+        if not len(self._strongest) or rng.random() < 0.5:
+            return self.cloth(rng, size)
+        number, *at = self._strongest[int(rng.integers(len(self._strongest)))]
+        image = self._good[number]
+        return np.ascontiguousarray(image[_window_around(at, image.shape, size, rng)])
 
     def _woven(self, rng: np.random.Generator, size: int) -> tuple[Picture, Window]:
         """A copy of a window of good cloth, and where in it defects can be made: not beside the selvedge."""
@@ -357,6 +369,30 @@ def rare_places(good: Sequence[Picture], size: int) -> tuple[NDArray[np.int64], 
     return np.array(places), cumulated
 
 
+def strongest_places(good: Sequence[Picture], off: Sequence[Mask]) -> NDArray[np.int64]:
+    """Where good cloth differs most from the cloth around it: what a network could take for a defect.
+
+    A speck that the cloth has by nature is in one window of many, while defects drawn all over teach that
+    what looks like it is bad.
+
+    Args:
+        good: RGB pictures; off: where each shows no cloth, see :func:`~loomsight.fabric.woven.beside`.
+
+    Returns:
+        int (n, 3): picture, row, column; five of a megapixel, none within some pixels of the cloth's edge.
+    """
+    found: list[tuple[float, int, int, int]] = []
+    area = 0
+    for number, (image, bare) in enumerate(zip(good, off, strict=True)):
+        differs = np.abs(cv2.GaussianBlur(texture(image), (0, 0), SCALES[1]))
+        differs[cv2.dilate(bare.astype(np.uint8), _EDGE) > 0] = 0
+        highest = (differs > 0) & (differs == cv2.dilate(differs, _APART))
+        found += [(float(differs[row, column]), number, row, column) for row, column in np.argwhere(highest)]
+        area += bare.size
+    strongest = sorted(found, reverse=True)[: math.ceil(_STRONGEST * area / 1e6)]
+    return np.array([place for _, *place in strongest], np.int64).reshape(-1, 3)
+
+
 def _spread(room: int) -> list[int]:
     return sorted({*range(0, room + 1, 2 * _STRIDE), room})
 
@@ -396,11 +432,16 @@ def _window_on(mask: Mask, size: int, rng: np.random.Generator) -> tuple[slice, 
     """A square window with some defect in it, not always in its middle."""
     rows, columns = np.nonzero(mask)
     at = int(rng.integers(len(rows)))
-    starts = [
-        int(np.clip(centre[at] - rng.integers(size // 8, size - size // 8), 0, length - size))
-        for centre, length in ((rows, mask.shape[0]), (columns, mask.shape[1]))
-    ]
-    return slice(starts[0], starts[0] + size), slice(starts[1], starts[1] + size)
+    return _window_around((rows[at], columns[at]), mask.shape, size, rng)
+
+
+def _window_around(at: Sequence[int], shape: tuple[int, ...], size: int, rng: np.random.Generator) -> Window:
+    """A square window with that row and column in it, not always in its middle."""
+    top, left = (
+        int(np.clip(centre - rng.integers(size // 8, size - size // 8), 0, length - size))
+        for centre, length in zip(at, shape[:2], strict=True)
+    )
+    return slice(top, top + size), slice(left, left + size)
 
 
 def _unlabelled_good(cloth: Picture) -> TrainingTile:
