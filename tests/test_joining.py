@@ -76,6 +76,15 @@ def test_a_blot_beside_a_slanted_line_stays_a_defect_of_its_own() -> None:
     assert len(regions) == 2
 
 
+def test_a_tile_that_answers_twice_does_not_widen_the_box() -> None:
+    upper, lower = plan_tiles(272, 160, tile=160, overlap=48)
+    streak = (70.0, 10.0, 80.0, 260.0)
+    doubted = np.array([seen_by(lower, [streak]).boxes[0], [40, 112, 105, 258]], np.float32)
+    answers = TileBoxes(lower, doubted, np.array([0.85, 0.6], np.float32), np.array([1, 1]))
+    regions = join_tiles([seen_by(upper, [(66, 10, 96, 260)]), answers], TYPES)
+    assert [region.box for region in regions] == [(66, 10, 96, 260)]
+
+
 def test_a_defect_has_the_type_of_its_surest_piece_with_one() -> None:
     left, right = plan_tiles(160, 272, tile=160, overlap=48)
     pieces = [((20, 60, 160, 64), 0.9, -1), ((112, 60, 250, 64), 0.7, 1)]

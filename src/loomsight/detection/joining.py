@@ -6,7 +6,7 @@ not, for each is as high as the line climbs in all its tile: they agree where th
 the line climbs in the overlap. What then becomes of the less sure one depends on why there are two:
 
 * each tile's border cuts the defect where the other tile goes on, so each saw a *piece*: the pieces of one
-  defect, from as many tiles as it crosses, become their union;
+  defect, from as many tiles as it crosses, the surest of each, become their union;
 * one saw a piece and the other all of it: the whole takes the piece up;
 * both saw all of it, or one tile answered twice: the surer box stays, as in non-maximum suppression.
 
@@ -86,7 +86,9 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
             groups.append([int(k)])
             continue
         joined = sorted(
-            {int(group_of[j]) for j in pieces if scores[k] >= PIECE * scores[groups[group_of[j]][0]]}
+            number
+            for number in {int(group_of[j]) for j in pieces}
+            if scores[k] >= PIECE * scores[groups[number][0]] and owner[k] not in owner[groups[number]]
         )
         if not joined:
             continue  # seen already, and surer
