@@ -139,6 +139,11 @@ class SegmenterEngine:
         known = mosaic.known(needed)
         return mosaic.map * known, known
 
+    @property
+    def reach(self) -> int:
+        """None: a segmenter knows no marks, see :attr:`UnionEngine.reach`."""
+        return 0
+
     def bars(self, image: Picture, threshold: float) -> list[Box]:
         """None: a segmenter looks for no bars, see :meth:`UnionEngine.bars`."""
         return []
@@ -309,6 +314,11 @@ class UnionEngine:
             image, tiles = drawn.popleft()
             strange = self._normality.look_at(image, tiles)
             yield [self._point.unite(own, *other) for own, other in zip(known, strange, strict=True)]
+
+    @property
+    def reach(self) -> int:
+        """Pixels around an alarm that are looked at too, so that no mark is cut that tells it to be good."""
+        return self._normality.reach
 
     def bars(self, image: Picture, threshold: float) -> list[Box]:
         """Boxes of the bars of a corrected picture that reach a score: of a gate, which sees too little."""
