@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from scipy.special import logit
 
 from loomsight.anomaly import MethodName, Residual
-from loomsight.anomaly.calibration import calibrate_union
+from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.drift import LEAST, measure, reference
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.features import Features, windows
@@ -31,13 +31,17 @@ from loomsight.evaluation.operating_point import AlarmRate, tail_scale
 from loomsight.evaluation.pixels import average_precision
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.light import Light, brightness
-from loomsight.fabric.regions import EVERY_PIXEL
-from loomsight.fabric.types import Box, Mask, Picture
+from loomsight.fabric.regions import EVERY_PIXEL, Grouping, find_regions
+from loomsight.fabric.tiles import Tile, cut
+from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
 from loomsight.learn.adversarial import CellGanTask
 from loomsight.learn.distillation import train_student
 from loomsight.learn.goodpatches import GoodPatches
 from loomsight.learn.normality import fitting
 from loomsight.loom import PRESETS, draw_defect, weave
+from loomsight.runtime.compiled import Ready, Tiles
+from loomsight.runtime.engine import UnionEngine
+from loomsight.runtime.gate import BLOCK, CELL, GROUP, GatedEngine
 from loomsight.training.loop import TrainSettings, fit, trained_weights
 
 TWILL = PRESETS["denim"]
@@ -389,10 +393,10 @@ def test_a_false_alarm_is_silent_after_teaching() -> None:
     assert np.allclose(again.score(picture), own.score(picture), atol=1e-5)
 
 
-def printed(picture: Picture, y: int, x: int) -> tuple[Picture, Mask]:
+def printed(picture: Picture, y: int, x: int, text: str = "LOT 7") -> tuple[Picture, Mask]:
     """A picture with a printed mark, its upper left corner at y and x, and the mark's place."""
     ink = np.zeros(picture.shape[:2], np.uint8)
-    cv2.putText(ink, "LOT 7", (x + 4, y + 36), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 255, 3, cv2.LINE_AA)
+    cv2.putText(ink, text, (x + 4, y + 36), cv2.FONT_HERSHEY_SIMPLEX, 1.2, 255, 3, cv2.LINE_AA)
     where = np.zeros(picture.shape[:2], np.bool_)
     where[y : y + 44, x : x + 130] = True
     return np.clip(picture * (1 - 0.5 * (ink / 255.0))[..., None], 0, 255).astype(np.uint8), where
@@ -424,6 +428,57 @@ def test_a_mark_that_was_a_defect_after_all_is_found_again() -> None:
     own.teach(picture, where, defect=False)
     own.teach(picture, where, defect=True)
     assert own.score(picture)[where].max() > before - 1e-3
+
+
+class Blind:
+    """A segmenter that finds nothing."""
+
+    def score(self, image: Picture) -> ScoreMap:
+        return np.full(image.shape[:2], 0.01, np.float32)
+
+    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
+        return map(self.score, images)
+
+    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]:
+        return self.score(image), np.ones(image.shape[:2], np.bool_)
+
+    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+        return ([self.score(cut(image, tile)) for tile in tiles] for image, tiles in jobs)
+
+    def corrected(self, image: Picture) -> Picture:
+        return image
+
+
+class One:
+    """A gate that passes one block of a picture."""
+
+    runtime, step, depth = "test", CELL, 2
+
+    def __init__(self, column: int) -> None:
+        self._column = column
+
+    def start(self, tiles: Tiles) -> Ready:
+        cells = np.full((1, tiles.shape[1] // CELL, tiles.shape[2] * GROUP // CELL), -9, np.float32)
+        cells[0, 0, self._column * BLOCK // CELL] = 9
+        return Ready((cells,))
+
+
+def test_a_mark_that_a_gate_passes_in_part_is_as_silent_as_in_the_whole_picture() -> None:
+    """The letter before the tile's edge is no alarm by itself, and a hole there is."""
+    own = Normality.from_arrays(normality().to_arrays())
+    own.teach(*printed(good_cloth()[4], 20, 30, "T   7"), defect=False)
+    union = UnionEngine(Blind(), own, UnionPoint(0.5, 1.0, 0.6, 1.0))  # type: ignore[arg-type]
+    grouping = Grouping(20, 5)
+    gated = GatedEngine(One(2), 0.0, 0.3, 3, union, point=(0.5, grouping), audits=False)
+    wide = np.concatenate([good_cloth()[5]] * 3, axis=1)[:, :860]
+    picture, there = printed(wide, 70, 370, "T   7")
+    _, _, known = own.look_where(picture, [(256, 0, 384, 128)])
+    assert known[there].any()
+    assert not known[there].all()
+    broken, _ = holed(picture, 50, 268)
+    look, holed_look = gated.looks([picture, broken])
+    assert find_regions(union.score(picture), 0.5, grouping) == look.regions(0.5, grouping) == []
+    assert len(holed_look.regions(0.5, grouping)) == 1
 
 
 def test_a_spot_is_no_mark() -> None:

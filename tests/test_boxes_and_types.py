@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from loomsight.anomaly.calibration import UnionPoint
+from loomsight.detection.deeplab import Segmenter
 from loomsight.detection.fusion import FusionPoint
 from loomsight.evaluation.boxes import BoxScores, regions_at_half_maximum
 from loomsight.evaluation.confusion import MISSED, Confusion, pair_types
@@ -17,7 +21,7 @@ from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.types import UNKNOWN, LabelledPicture, Region
 from loomsight.inspection.scoring import ProfileScores
 from loomsight.runtime.compiled import Ready
-from loomsight.runtime.engine import DetectorEngine
+from loomsight.runtime.engine import DetectorEngine, TorchEngine, UnionEngine
 
 SHAPE = (500, 1000)
 
@@ -139,6 +143,8 @@ def test_a_detector_that_is_not_sure_of_a_type_says_unknown() -> None:
 class Seeing:
     """A profile's engine, detector and card that see what is bright, box what is white, and say "hole"."""
 
+    named_from = 0.0
+
     def __init__(self, *, boxing: bool) -> None:
         point = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
         fusion = FusionPoint(0.5, 0.3, 0.0, 1, 0)
@@ -204,3 +210,63 @@ def test_every_alarm_of_a_bad_picture_counts() -> None:
     scores = ProfileScores(Seeing(boxing=True), ("hole",))  # type: ignore[arg-type]
     scores.add(LabelledPicture(image, np.zeros(image.shape, np.bool_)))
     assert scores.figures()["false_alarms_per_mpx"] == pytest.approx(9 * 39 / 0.04)
+
+
+class Dark(Segmenter):
+    """A segmenter that sees what is dark, and calls what is darkest a hole."""
+
+    types = "hole", "stain"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 20 * (0.35 - x.mean(1, keepdim=True))
+
+    def with_types(self, x: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        where = self(x)
+        at = torch.nn.functional.avg_pool2d(where, 2, ceil_mode=True)[:, 0][places]
+        return where, torch.stack([at - 3, 3 - at], 1)
+
+
+class Calm:
+    """A normality that nothing is strange to."""
+
+    def look(self, image: np.ndarray) -> tuple[np.ndarray, None]:
+        return np.full(image.shape[:2], 0.01, np.float32), None
+
+
+class Asked(UnionEngine):
+    """A union that counts the regions that it is asked the types of."""
+
+    asked = 0
+
+    def name(self, image: np.ndarray, regions: Sequence[Region]) -> list[Region]:
+        self.asked += len(regions)
+        return super().name(image, regions)
+
+
+class AskedOfAll(Asked):
+    """One that is asked of the faintest too."""
+
+    named_from = 0.0
+
+
+def test_only_regions_that_may_have_a_type_are_looked_at_and_the_figures_are_the_same() -> None:
+    rng = np.random.default_rng(4)
+    image = rng.normal(160, 2, (200, 300))
+    image[20:40, 30:60] = 30
+    image[20:40, 130:160] = 75
+    for x in range(20, 280, 25):  # so faint that they have no type
+        image[100:110, x : x + 10] = image[150:160, x : x + 10] = 118
+    at = boxes((30, 20, 60, 40), (130, 20, 160, 40), (20, 100, 30, 110))
+    picture = LabelledPicture(image.astype(np.uint8), None, at, ("hole", "stain", "stain"))
+    figures, asked = [], []
+    for kind in (Asked, AskedOfAll):
+        engine = kind(TorchEngine(Dark()), Calm(), UnionPoint(0.5, 1.0, 0.9, 1.0))  # type: ignore[arg-type]
+        profile = Seeing(boxing=False)
+        profile.engine = lambda engine=engine: engine  # type: ignore[method-assign,misc]
+        scores = ProfileScores(profile, ("hole", "stain"))  # type: ignore[arg-type]
+        scores.add(picture)
+        figures.append((scores.figures(), scores.confusion().counts.tolist()))
+        asked.append(engine.asked)
+    assert figures[0] == figures[1]
+    assert figures[0][0]["box_ap50_typed"] == pytest.approx(0.75, abs=0.01), "the faint stain has no type"
+    assert asked == [2, 24]

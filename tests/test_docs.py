@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from loomsight.cli import app
+from loomsight.synthesis.recipe import ARM_NAMES
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -52,3 +53,10 @@ def test_printed_commands_and_options_exist(page: Path) -> None:
         for word in words:
             option = word.strip("[],.").partition("=")[0]
             assert not option.startswith("--") or option in options, f"{page.name} prints {option}: {line}"
+
+
+def test_the_help_of_learn_names_every_way_of_making_defects() -> None:
+    context = app.command().make_context("loomsight", [], resilient_parsing=True)
+    learn = app.command().get_command(context, "learn")
+    (recipe,) = (param for param in learn.params if param.name == "recipe")
+    assert set(ARM_NAMES) <= set(re.findall(r"[a-z]+[0-9+]*", recipe.help))

@@ -42,6 +42,8 @@ POINT = (0.5, Grouping(4, 5))
 class Dark:
     """An engine that finds what is dark; it keeps how many pixels it looked at."""
 
+    reach = 0
+
     def __init__(self, level: int = 128) -> None:
         self.level, self.pixels = level, 0
 

@@ -51,6 +51,11 @@ class Marks:
     def __len__(self) -> int:
         return len(self._known)
 
+    @property
+    def reach(self) -> int:
+        """Pixels of the longest side of a mark, with what is around it; 0 where none is known."""
+        return _SMALLER * max((max(one.form.shape) for one in self._known if not one.silenced), default=0)
+
     def teach(self, strange: Float[NDArray[np.float32], "h w"], where: Mask, *, lesson: int = 0) -> bool:
         """Learn a mark; False where the place has too little form for one.
 

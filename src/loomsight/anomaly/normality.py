@@ -290,6 +290,11 @@ class Normality:
         score, calmed = self._scored(strange, taught, excess, self._bars_in(image, box))
         return _placed(score, box, shape), None if calmed is None else _placed(calmed, box, shape), known
 
+    @property
+    def reach(self) -> int:
+        """Pixels around a place within which a mark may end that tells it to be good."""
+        return self._marks.reach
+
     def bars(self, image: Picture) -> Float[NDArray[np.float32], "i j"] | None:
         """The logit of a bar at each place of the picture made smaller; None where it looks for none."""
         return None if self._bars is None else self._bars.strangeness(self._light.even_small(image))

@@ -31,7 +31,10 @@ def inspect(
     profile: Annotated[Path, typer.Option(help="The fabric's profile: the folder that learn made.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the results; PROFILE-inspection if not given.", show_default=False),
+        typer.Option(
+            help="Folder for the results; NAME-inspection, with the fabric's name, if not given.",
+            show_default=False,
+        ),
     ] = None,
     maps: Annotated[
         bool, typer.Option("--maps", help="Write each score map too: maps/NAME.png, 16 bits, score × 65535.")

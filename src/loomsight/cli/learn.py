@@ -64,7 +64,8 @@ def learn(
         str | None,
         typer.Option(
             help="How defects are made: paste, poisson, perlin, drawn; by a base's generators stage1, "
-            "stage1+2, diffusion; or several joined by +; none and augmix make none. drawn if not given.",
+            "stage1+2, refined, diffusion; or several joined by +; none and augmix make none. drawn if not "
+            "given.",
             show_default=False,
         ),
     ] = None,

@@ -17,7 +17,7 @@ from loomsight.evaluation.confusion import Confusion, pair_types
 from loomsight.evaluation.pixels import PixelScores
 from loomsight.evaluation.regions import RegionCounts, count_regions
 from loomsight.fabric.instances import true_boxes
-from loomsight.fabric.types import UNKNOWN, LabelledPicture
+from loomsight.fabric.types import UNKNOWN, LabelledPicture, Picture, Region, ScoreMap
 from loomsight.profile import Profile
 
 RATES = (1, 4, 10)
@@ -51,7 +51,7 @@ class ProfileScores:
         every = fuse(score, seen, self._point, faint=True)
         found = [one for one in every if not self._margin.hides(one.box, across)]
         if self._types:
-            found = self._engine.name(image, found[:MOST]) + found[MOST:]  # no more count for precision
+            found = self._named(image, score, found)
         boxes, types = true_boxes(picture)
         kept = [number for number, box in enumerate(boxes) if not self._margin.hides(box, across)]
         boxes, types = boxes[kept], [types[number] for number in kept]
@@ -71,6 +71,19 @@ class ProfileScores:
         self._pairs += [pair for pair in pair_types(alarms, boxes, types) if pair[0] != UNKNOWN]
         self._pictures += 1
         self._defective += len(boxes) > 0
+
+    def _named(self, image: Picture, score: ScoreMap, found: list[Region]) -> list[Region]:
+        """The regions with types, as far as these count for precision and may have one: that takes long."""
+        named = list(found)
+        asked = [
+            number
+            for number, one in enumerate(found[:MOST])
+            if one.score >= self._point.alarm - 1e-9
+            or score[one.box[1] : one.box[3], one.box[0] : one.box[2]].max() >= self._engine.named_from
+        ]
+        for number, one in zip(asked, self._engine.name(image, [found[k] for k in asked]), strict=True):
+            named[number] = one
+        return named
 
     def figures(self) -> dict[str, Any]:
         """All figures by name; None is one that these pictures do not define."""

@@ -6,6 +6,7 @@ An engine cuts pictures into tiles, keeps several of them in flight in whatever 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -51,6 +52,7 @@ CERTAIN = 0.5
 # Pixels a side of a region's surroundings that its type is read from: torch keeps a compiled form, a megabyte
 # and more, of each layer for each size that it ever saw, so there are few.
 _NAMED = (128, 256, 512)
+_LOOKED_AT = 1.0  # margin below a union's threshold down to which a region may prove to be a known defect
 LARGEST = (512, 512)
 """Pixels of a tile at most, unless measured otherwise; a smaller picture is one tile."""
 GRAPHS: dict[str, type[Graph]] = {
@@ -138,6 +140,14 @@ class SegmenterEngine:
             mosaic.put(number, pending.wait()[0][0])
         known = mosaic.known(needed)
         return mosaic.map * known, known
+
+    named_from = 0.0
+    """The score of the map below which no region has a type, see :attr:`UnionEngine.named_from`."""
+
+    @property
+    def reach(self) -> int:
+        """None: a segmenter knows no marks, see :attr:`UnionEngine.reach`."""
+        return 0
 
     def bars(self, image: Picture, threshold: float) -> list[Box]:
         """None: a segmenter looks for no bars, see :meth:`UnionEngine.bars`."""
@@ -309,6 +319,16 @@ class UnionEngine:
             image, tiles = drawn.popleft()
             strange = self._normality.look_at(image, tiles)
             yield [self._point.unite(own, *other) for own, other in zip(known, strange, strict=True)]
+
+    @property
+    def named_from(self) -> float:
+        """The score of the map below which no region has a type: the segmenter is far from its threshold."""
+        return 1 / (1 + math.exp(_LOOKED_AT))
+
+    @property
+    def reach(self) -> int:
+        """Pixels around an alarm that are looked at too, so that no mark is cut that tells it to be good."""
+        return self._normality.reach
 
     def bars(self, image: Picture, threshold: float) -> list[Box]:
         """Boxes of the bars of a corrected picture that reach a score: of a gate, which sees too little."""

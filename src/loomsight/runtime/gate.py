@@ -11,7 +11,7 @@ threshold keeps all but the hundredth region that they find.
 3. Around a block where they are near it, and at bars, which are too wide for a gate and are looked for in all
    cloth, they look once more, at the very tiles that their engine cuts a whole picture into: so the scores
    are the same, but that cloth that is stranger as a whole is not known as such. What is found is followed
-   into the next tiles, so that no region is cut off.
+   into the next tiles, so that no region is cut off, and no printed mark that was taught to be good.
 
 Every :data:`AUDIT`-th picture is looked at in full, so that a line measures what the gate loses while it
 runs. Where the networks had to look at so much of the last pictures that the gate did not pay, it stands
@@ -139,6 +139,9 @@ class GateCount:
 
 class FullEngine(Protocol):
     """What a gate stands before."""
+
+    @property
+    def reach(self) -> int: ...
 
     def score(self, image: Picture) -> ScoreMap: ...
 
@@ -330,7 +333,7 @@ class GatedEngine:
             return []
         joining = above | faint_pixels(score, grouping.faint)
         height, width = score.shape
-        reach = 2 * grouping.merge_gap + 3
+        reach = 2 * max(grouping.merge_gap + 1, self.full.reach) + 1
         rows, columns = span(joining)
         top, left = max(0, rows.start - reach), max(0, columns.start - reach)
         part = slice(top, rows.stop + reach), slice(left, columns.stop + reach)
