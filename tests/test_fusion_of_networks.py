@@ -28,15 +28,13 @@ def box(x0: int, y0: int, x1: int, y1: int, score: float, kind: str = "slub") ->
     return Region((x0, y0, x1, y1), (x1 - x0) * (y1 - y0), float(max(x1 - x0, y1 - y0)), score, kind)
 
 
-def test_the_type_is_the_detectors_the_shape_the_segmenters_and_the_box_that_of_the_surer() -> None:
-    shape = score_map((50, 40, 70, 44, 0.8))
-    for score, expected in ((0.9, (48, 38, 72, 46)), (0.6, (50, 40, 70, 44))):
-        (found,) = fuse(shape, [box(48, 38, 72, 46, score)], POINT)
-        assert found.type == "slub"
-        assert found.box == expected
-        assert found.area == 80
-        assert found.length == pytest.approx(20, abs=1)
-        assert found.score > 0.8, "they agree: surer than either"
+def test_type_and_box_are_the_detectors_and_the_shape_the_segmenters() -> None:
+    (found,) = fuse(score_map((50, 40, 70, 44, 0.8)), [box(48, 38, 72, 46, 0.6)], POINT)
+    assert found.type == "slub"
+    assert found.box == (48, 38, 72, 46)
+    assert found.area == 80
+    assert found.length == pytest.approx(20, abs=1)
+    assert found.score > 0.8, "they agree: surer than either"
 
 
 def test_what_one_sees_clearly_is_found_without_the_other() -> None:
@@ -49,14 +47,14 @@ def test_what_both_see_faintly_is_found_and_what_one_sees_faintly_is_not() -> No
     faint = score_map((50, 40, 60, 50, 0.35), (150, 40, 160, 50, 0.35))
     (found,) = fuse(faint, [box(49, 39, 61, 51, 0.2), box(20, 80, 30, 90, 0.2)], POINT)
     assert found.box == (49, 39, 61, 51)
-    assert found.type == "slub", "the less unsure one"
+    assert found.type == "slub"
     assert found.score >= 0.5
 
 
 def test_a_box_that_is_no_alarm_itself_names_nothing_that_the_segmenter_sees_clearly() -> None:
     clear = score_map((50, 40, 60, 50, 0.9))
     (found,) = fuse(clear, [box(49, 39, 61, 51, 0.05)], POINT)
-    assert (found.box, found.type) == ((50, 40, 60, 50), "unknown")
+    assert (found.box, found.type) == ((49, 39, 61, 51), "unknown")
     (found,) = fuse(clear, [box(49, 39, 61, 51, 0.4)], POINT)
     assert found.type == "slub"
 
@@ -70,20 +68,20 @@ def test_what_lies_beside_a_slanted_line_is_not_of_it() -> None:
     assert sorted((one.type, one.area) for one in found) == [("slub", 60), ("unknown", 200)]
 
 
-def test_a_faint_box_through_many_tiles_is_not_the_box_of_what_lies_on_it() -> None:
+def test_of_a_faint_box_through_many_tiles_the_part_that_fits_counts() -> None:
     clear = score_map((50, 40, 60, 50, 0.9), (150, 40, 160, 50, 0.3))
     parts = tuple((x, 30, x + 30, 60) for x in range(0, 180, 20))
     faint = Region((0, 30, 190, 60), 5700, 190.0, 0.1, "slub", parts)
     (found,) = fuse(clear, [faint], POINT)
-    assert found.box == (50, 40, 60, 50)
+    assert found.box == (40, 30, 70, 60)
     assert (found.area, found.type) == (100, "unknown")
-    (found,) = fuse(clear, [replace(faint, score=0.95)], POINT)
+    (found,) = fuse(clear, [replace(faint, score=0.6)], POINT)
     assert (found.box, found.type) == ((0, 30, 190, 60), "slub"), "sure, it holds all of its parts"
 
 
 def test_a_region_does_not_tie_boxes_together() -> None:
     long = score_map((10, 50, 190, 53, 0.9))
-    found = fuse(long, [box(10, 48, 100, 55, 0.95), box(110, 48, 190, 55, 0.5, "hole")], POINT)
+    found = fuse(long, [box(10, 48, 100, 55, 0.6), box(110, 48, 190, 55, 0.5, "hole")], POINT)
     assert [(one.box, one.type) for one in found] == [
         ((10, 48, 100, 55), "slub"),
         ((110, 48, 190, 55), "hole"),
@@ -92,7 +90,7 @@ def test_a_region_does_not_tie_boxes_together() -> None:
 
 
 def test_a_box_on_a_part_of_a_long_defect_grows_to_all_of_it() -> None:
-    (found,) = fuse(score_map((10, 50, 190, 53, 0.9)), [box(40, 48, 76, 55, 0.95)], POINT)
+    (found,) = fuse(score_map((10, 50, 190, 53, 0.9)), [box(40, 48, 76, 55, 0.6)], POINT)
     assert found.box == (10, 48, 190, 55)
     assert (found.area, found.type) == (540, "slub")
     assert found.length == pytest.approx(180, abs=1)

@@ -1,18 +1,16 @@
-"""One answer from two networks: type from the detector, shape from the segmenter, the box of the surer one.
+"""One answer from two networks: type and box from the detector, shape from the segmenter.
 
 Each network's score is counted in logits from where its own alarms on good cloth end: its *margin*. That is
 counted, not extrapolated: from little cloth a threshold for the promise lies logits above all that was seen,
 by luck more for one network than for the other, and the stricter one would have no say. A region of the score
 map joins the surest box that it lies on, or a part of that box where tiles saw pieces, as the shape of that
 defect, and their margins add up as evidence does: log(eᵃ + eᵇ + eᵃ⁺ᵇ). A box may hold many regions, but no
-region ties two boxes together: a streak of faint regions would make one box of a whole picture. So a defect
-that one network sees clearly is found though the other does not see it, and one that both see faintly, each a
-little below, is found as well; what one sees faintly and the other not at all is not. The promise is kept by
-the fused threshold, set on good cloth.
-
-A defect has the box of the network whose margin is larger. A detector's box that holds less than a quarter of
-a region is of a part of that defect, and grows to hold all of it; an unsure one is no measure, for it goes on
-from tile to tile through a picture, and real defects do not fit it as drawn ones do.
+region ties two boxes together: a streak of faint regions would make one box of a whole picture. A box that
+holds less than a quarter of a region is of a part of that defect, and grows to hold all of it; of one that is
+no alarm itself only the part of each region counts that fits it best. So a defect that one network sees
+clearly is found though the other does not see it, and one that both see faintly, each a little below, is
+found as well; what one sees faintly and the other not at all is not. The promise is kept by the fused
+threshold, set on good cloth.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Int
@@ -159,19 +158,34 @@ def _region(group: Evidence, point: FusionPoint) -> Region:
     if not group.regions:
         x0, y0, x1, y1 = group.box.box
         return replace(group.box, area=(x1 - x0) * (y1 - y0), score=score)
-    of_map, of_box = _margin(group.regions, point.segmenter), _margin([group.box], point.detector)
-    level = min(0.0, of_map)
-    regions, kind = group.regions, group.box.type
-    if of_box < of_map:  # then nothing faint is gathered: an unsure box lies on it as it lies everywhere
-        regions = tuple(one for one in regions if _margin([one], point.segmenter) >= level)
-    if of_box < level:  # a box that only agrees names nothing
-        kind = UNKNOWN
-    all_of = np.array([one.box for one in regions])
-    box = _holding(group.box.box, all_of) if of_box >= of_map else _hull(all_of)
+    level = min(0.0, _margin(group.regions, point.segmenter))
+    if _margin([group.box], point.detector) >= level:
+        regions, box, kind = group.regions, group.box.box, group.box.type
+    else:  # a box that only agrees neither names a defect, nor gathers what is faint itself
+        regions = tuple(one for one in group.regions if _margin([one], point.segmenter) >= level)
+        box, kind = _under(group.box, regions), UNKNOWN
     # the pieces of one defect that a box holds together: as long as they reach
+    all_of = np.array([one.box for one in regions])
     reach = max(all_of[:, 2].max() - all_of[:, 0].min(), all_of[:, 3].max() - all_of[:, 1].min())
     length = regions[0].length if len(regions) == 1 else float(reach)
-    return Region(box, sum(one.area for one in regions), length, score, kind)
+    return Region(_holding(box, all_of), sum(one.area for one in regions), length, score, kind)
+
+
+def _under(box: Region, regions: Sequence[Region]) -> Box:
+    """What of a faint box is of these regions: an unsure one goes on from tile to tile through a picture."""
+    pieces = [replace(box, box=part, parts=()) for part in box.parts or (box.box,)]
+    met = [
+        max((one.box for one in pieces if _on_one_defect(region, one)), key=partial(_likeness, region.box))
+        for region in regions
+    ]
+    return _hull(np.array(met))
+
+
+def _likeness(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return shared / (sum(areas) - shared)
 
 
 def _holding(box: Box, regions: Int[NDArray[np.int_], "n 4"]) -> Box:
