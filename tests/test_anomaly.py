@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,14 @@ from loomsight.evaluation.pixels import average_precision
 from loomsight.fabric.heat import heat_map
 from loomsight.fabric.light import Light, brightness
 from loomsight.fabric.regions import EVERY_PIXEL, Grouping, find_regions
-from loomsight.fabric.tiles import Tile, cut
-from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
+from loomsight.fabric.types import Box, Mask, Picture
 from loomsight.learn.adversarial import CellGanTask
 from loomsight.learn.distillation import train_student
 from loomsight.learn.goodpatches import GoodPatches
 from loomsight.learn.normality import fitting
 from loomsight.loom import PRESETS, draw_defect, weave
 from loomsight.runtime.compiled import Ready, Tiles
-from loomsight.runtime.engine import UnionEngine
+from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.gate import BLOCK, CELL, GROUP, GatedEngine
 from loomsight.training.loop import TrainSettings, fit, trained_weights
 
@@ -430,25 +429,6 @@ def test_a_mark_that_was_a_defect_after_all_is_found_again() -> None:
     assert own.score(picture)[where].max() > before - 1e-3
 
 
-class Blind:
-    """A segmenter that finds nothing."""
-
-    def score(self, image: Picture) -> ScoreMap:
-        return np.full(image.shape[:2], 0.01, np.float32)
-
-    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
-        return map(self.score, images)
-
-    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]:
-        return self.score(image), np.ones(image.shape[:2], np.bool_)
-
-    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
-        return ([self.score(cut(image, tile)) for tile in tiles] for image, tiles in jobs)
-
-    def corrected(self, image: Picture) -> Picture:
-        return image
-
-
 class One:
     """A gate that passes one block of a picture."""
 
@@ -463,11 +443,13 @@ class One:
         return Ready((cells,))
 
 
-def test_a_mark_that_a_gate_passes_in_part_is_as_silent_as_in_the_whole_picture() -> None:
+def test_a_mark_that_a_gate_passes_in_part_is_as_silent_as_in_the_whole_picture(
+    blind: SegmenterEngine,
+) -> None:
     """The letter before the tile's edge is no alarm by itself, and a hole there is."""
     own = Normality.from_arrays(normality().to_arrays())
     own.teach(*printed(good_cloth()[4], 20, 30, "T   7"), defect=False)
-    union = UnionEngine(Blind(), own, UnionPoint(0.5, 1.0, 0.6, 1.0))  # type: ignore[arg-type]
+    union = UnionEngine(blind, own, UnionPoint(0.5, 1.0, 0.6, 1.0))
     grouping = Grouping(20, 5)
     gated = GatedEngine(One(2), 0.0, 0.3, 3, union, point=(0.5, grouping), audits=False)
     wide = np.concatenate([good_cloth()[5]] * 3, axis=1)[:, :860]

@@ -1,6 +1,6 @@
 """Bars: a band across the web that is a shade off is found, what is smaller or was there before is none."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -15,10 +15,9 @@ from loomsight.anomaly.prediction import Prediction
 from loomsight.errors import UsageError
 from loomsight.fabric.light import SMALLER, Light
 from loomsight.fabric.regions import Grouping, find_regions
-from loomsight.fabric.tiles import Tile, cut
-from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
+from loomsight.fabric.types import Picture
 from loomsight.runtime.compiled import Ready, Tiles
-from loomsight.runtime.engine import UnionEngine
+from loomsight.runtime.engine import SegmenterEngine, UnionEngine
 from loomsight.runtime.gate import CELL, GatedEngine
 
 SIZE = 256, 640
@@ -211,27 +210,6 @@ def test_a_margin_beside_the_cloth_is_no_bar_and_hides_none() -> None:
     assert found[:60].mean() + found[180:].mean() < 0.1
 
 
-class Blind:
-    """A segmenter that finds nothing."""
-
-    runtime = "test"
-
-    def score(self, image: Picture) -> ScoreMap:
-        return np.full(image.shape[:2], 0.01, np.float32)
-
-    def scores(self, images: Iterable[Picture]) -> Iterator[ScoreMap]:
-        return map(self.score, images)
-
-    def score_where(self, image: Picture, boxes: Sequence[Box]) -> tuple[ScoreMap, Mask]:
-        return self.score(image), np.ones(image.shape[:2], np.bool_)
-
-    def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
-        return ([self.score(cut(image, tile)) for tile in tiles] for image, tiles in jobs)
-
-    def corrected(self, image: Picture) -> Picture:
-        return image
-
-
 class Shut:
     """A gate that lets everything pass as good."""
 
@@ -241,9 +219,9 @@ class Shut:
         return Ready((np.full((1, tiles.shape[1] // CELL, tiles.shape[2] // CELL), -9, np.float32),))
 
 
-def test_behind_a_gate_that_sees_no_bar_the_union_finds_it_all_the_same() -> None:
+def test_behind_a_gate_that_sees_no_bar_the_union_finds_it_all_the_same(blind: SegmenterEngine) -> None:
     normality = Normality.fit(GOOD, methods=[Prediction.fit])
-    union = UnionEngine(Blind(), normality, UnionPoint(0.5, 1.0, 0.6, 1.0))  # type: ignore[arg-type]
+    union = UnionEngine(blind, normality, UnionPoint(0.5, 1.0, 0.6, 1.0))
     grouping = Grouping(200, 5)
     gated = GatedEngine(Shut(), 0.0, 0.3, 1, union, point=(0.5, grouping), audits=False)
     barred, good = darker(slice(100, 140), by=16), cloth(21)

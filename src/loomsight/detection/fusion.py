@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
+from loomsight.detection.joining import overlap
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.regions import Grouping, find_regions
 from loomsight.fabric.types import UNKNOWN, Box, Region, ScoreMap
@@ -173,19 +173,12 @@ def _region(group: Evidence, point: FusionPoint) -> Region:
 
 def _under(box: Region, regions: Sequence[Region]) -> Box:
     """What of a faint box is of these regions: an unsure one goes on from tile to tile through a picture."""
-    pieces = [replace(box, box=part, parts=()) for part in box.parts or (box.box,)]
-    met = [
-        max((one.box for one in pieces if _on_one_defect(region, one)), key=partial(_likeness, region.box))
-        for region in regions
-    ]
+    met = []
+    for region in regions:
+        pieces = (replace(box, box=part, parts=()) for part in box.parts or (box.box,))
+        parts = np.array([piece.box for piece in pieces if _on_one_defect(region, piece)])
+        met.append(parts[np.argmax(overlap(parts, np.broadcast_to(region.box, parts.shape)))])
     return _hull(np.array(met))
-
-
-def _likeness(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    shared = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return shared / (sum(areas) - shared)
 
 
 def _holding(box: Box, regions: Int[NDArray[np.int_], "n 4"]) -> Box:

@@ -91,7 +91,7 @@ def join_tiles(found: Sequence[TileBoxes], types: Sequence[str]) -> list[Region]
             if scores[k] >= PIECE * scores[groups[number][0]] and owner[k] not in owner[groups[number]]
         )
         if not joined:
-            continue  # seen already, and surer
+            continue  # seen already, and surer: in its own tile, or beside a piece that its tile has given
         first, *others = joined
         for other in others:
             groups[first] += groups[other]
@@ -137,7 +137,7 @@ def _alike(
 ) -> NDArray[np.bool_]:
     """Which boxes are of one defect with their other, of the same tile or of one that overlaps it."""
     zones = np.concatenate([np.maximum(tile, beside)[:, :2], np.minimum(tile, beside)[:, 2:]], axis=1)
-    shared = _overlap(_cut(box, zones), _cut(other, zones))
+    shared = overlap(_cut(box, zones), _cut(other, zones))
     same = (tile == beside).all(axis=1)
     return np.asarray(
         np.where(same, shared >= DOUBLED, (shared >= AGREED) | _go_on(box, tile, other, beside))
@@ -217,7 +217,7 @@ def _cut(
     return np.asarray(cut, np.float64)
 
 
-def _overlap(
+def overlap(
     a: Float[NDArray[np.float64], "n 4"], b: Float[NDArray[np.float64], "n 4"]
 ) -> NDArray[np.float64]:
     """Intersection over union of each with its own."""
