@@ -19,7 +19,7 @@ from loomsight import cli
 from loomsight.detection import deeplab
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import read_image, write_png
-from loomsight.profile import Profile
+from loomsight.learn.saving import save_profile
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -46,7 +46,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = deeplab.build("lite", pretrained=False)
     weights = network.state_dict()
     weights["head.weight"] *= 100  # so that its scores are spread out
-    Profile.save(
+    save_profile(
         folder,
         name="twill",
         form="lite",

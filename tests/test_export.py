@@ -23,6 +23,7 @@ from loomsight.fabric.types import Region
 from loomsight.inspection.line import inspect
 from loomsight.learn import ship
 from loomsight.learn.job import LearnSettings, learn
+from loomsight.learn.saving import save_exports
 from loomsight.loom import ClothSpec, draw_defect, weave
 from loomsight.profile import Profile
 from loomsight.progress import LineProgress
@@ -404,7 +405,7 @@ def test_a_sealed_file_that_cannot_be_run_is_one_line(
         elif name in card.model:
             model = spoilt(model)
         files.append((card, model, weights))
-    profile.shipped(files)  # with its hash, and sealed
+    save_exports(profile, files)  # with its hash, and sealed
     command = ["inspect", str(roll), "--profile", str(profile.folder), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as left:
         cli.main([*command, "--engine", runtime])
@@ -454,6 +455,24 @@ def test_answers_come_in_order_whatever_their_shapes(exported: Profile) -> None:
         for (a,), (b,) in pairs:
             assert a.shape == b.shape
             assert np.abs(a - b).max() < 1e-4
+
+
+def test_what_openvino_cannot_do_in_bfloat16_is_done_in_float32(exported: Profile) -> None:
+    """It has no way to do some layers so, and says nothing of them before they are compiled."""
+    xml, weights = exported.read("engines/segmenter-fp16.xml"), exported.read("engines/segmenter-fp16.bin")
+    tiles = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    exact, ready = (OpenVinoCompiled(xml, weights, step=16, exact=exact) for exact in (True, False))
+    core = ready._core
+
+    class Picky:
+        def compile_model(self, model: Any, device: str, settings: dict[str, Any]) -> Any:
+            if settings["INFERENCE_PRECISION_HINT"] == "bf16":
+                raise RuntimeError("object is not initialized")
+            return core.compile_model(model, device, settings)
+
+    ready._settings["INFERENCE_PRECISION_HINT"] = "bf16"  # as on a processor that can
+    ready._core = Picky()
+    assert np.array_equal(ready.start(tiles).wait()[0], exact.start(tiles).wait()[0])
 
 
 def test_a_picture_of_many_tiles_has_few_of_them_in_flight() -> None:
@@ -521,7 +540,7 @@ def test_the_command_says_what_it_wrote(printed: tuple[dict[str, Any], str], exp
 def test_what_cannot_be_exported_says_why(learned: Profile, tmp_path: Path) -> None:
     copy = tmp_path / "bare"
     shutil.copytree(learned.folder, copy)
-    bare = Profile.open(copy).shipped([])
+    bare = save_exports(Profile.open(copy), [])
     with pytest.raises(UsageError, match="has no engine for openvino-int8"):
         bare.engine("openvino-int8")
     assert bare.fastest == "torch"
@@ -551,7 +570,7 @@ def gated(exported: Profile, tmp_path: Path) -> Profile:
     ]
     graph, tile = GateGraph(GateNetwork(3).eval()), grouped(np.zeros((1, 160, 160, 3), np.uint8))
     exports = export_network(graph, "gate", Trials(tile, None, 0.0), free=True)
-    return profile.shipped([*files, *(ship._card(one, graph.step) for one in exports)], GATE)
+    return save_exports(profile, [*files, *(ship._card(one, graph.step) for one in exports)], GATE)
 
 
 def test_a_gate_stays_until_there_is_another(gated: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -575,7 +594,7 @@ def test_a_gate_stays_until_there_is_another(gated: Profile, monkeypatch: pytest
 def test_beside_a_detector_no_gate_is_learned(gated: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     boxed = dataclasses.replace(gated, card=gated.card.model_copy(update={"detector": "one"}))
     monkeypatch.setattr(ship, "_networks", lambda *_, **__: [])
-    monkeypatch.setattr(Profile, "shipped", lambda profile, *_: profile)
+    monkeypatch.setattr(ship, "save_exports", lambda profile, *_: profile)
     monkeypatch.setattr(ship, "_gate", lambda *_: pytest.fail("a gate that would not be used"))
     assert ship.export_profile(boxed, good=[np.zeros((200, 200, 3), np.uint8)]) == boxed
 

@@ -11,6 +11,7 @@ import torch
 from loomsight.errors import ExportError
 from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.learn import ship
+from loomsight.learn.saving import save_profile
 from loomsight.profile import Profile
 from loomsight.progress import LineProgress
 from loomsight.runtime import export
@@ -61,7 +62,7 @@ class Boxes(Graph):
 def profile(tmp_path: Path) -> Profile:
     point = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
     weights = {"w": torch.zeros(1)}
-    return Profile.save(tmp_path / "twill", name="twill", form="lite", weights=weights, operating_point=point)
+    return save_profile(tmp_path / "twill", name="twill", form="lite", weights=weights, operating_point=point)
 
 
 def networks(*every: tuple[str, Graph]) -> Any:

@@ -25,6 +25,7 @@ from loomsight.inspection.line import Inspection, check_out, inspect
 from loomsight.inspection.record import Found, Record
 from loomsight.inspection.report import Gallery, cut_crop
 from loomsight.inspection.sources import Frame, Source, Unread, open_source
+from loomsight.learn.saving import save_profile
 from loomsight.profile import Profile
 from loomsight.texture.familiarity import Familiarity
 from loomsight.texture.gram import TextureEncoder
@@ -74,7 +75,7 @@ POINT = OperatingPoint(0.5, 2.0, "megapixel", 3.0, 6.0, 5, False, 1, 0)
 
 
 def profile(folder: Path, *, scale: float | None = None, **more: Any) -> Profile:
-    return Profile.save(
+    return save_profile(
         folder,
         name="twill",
         form="lite",

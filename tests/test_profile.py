@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from loomsight.detection import deeplab
 from loomsight.errors import ProfileError, StorageError, UsageError
 from loomsight.evaluation.operating_point import OperatingPoint
-from loomsight.profile import Profile, check_name, check_target
+from loomsight.learn.saving import check_name, check_target, save_profile
+from loomsight.profile import Profile
 from loomsight.runtime.engine import TorchEngine
 
 POINT = OperatingPoint(
@@ -44,7 +45,7 @@ def save(folder: Path, **more: Any) -> Profile:
         "samples": [picture, picture],
         "report": "<p>learned</p>",
     }
-    return Profile.save(folder, **(given | more))
+    return save_profile(folder, **(given | more))
 
 
 def reseal(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -15,6 +15,7 @@ from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.images import write_png
 from loomsight.inspection.line import inspect
 from loomsight.learn import ship
+from loomsight.learn.saving import save_exports, save_profile
 from loomsight.loom import ClothSpec, weave
 from loomsight.profile import Profile
 from loomsight.runtime import throughput, tilesize
@@ -118,7 +119,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """A profile whose segmenter and gate have learned nothing, exported in float32."""
     network = deeplab.build(pretrained=False).eval().requires_grad_(False)
     cloth = weave(ClothSpec(), 192, 224, np.random.default_rng(0)).image
-    profile = Profile.save(
+    profile = save_profile(
         tmp_path_factory.mktemp("profiles") / "twill",
         name="twill",
         form="lite",
@@ -138,7 +139,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Profile:
         for name, graph, given in pairs
         for one in export_network(graph, name, Trials(given, None, 0.5), precisions=("fp32",))
     ]
-    return profile.shipped(files, gate)
+    return save_exports(profile, files, gate)
 
 
 def test_the_doctor_measures_a_profile(gated: Profile, capsys: pytest.CaptureFixture[str]) -> None:

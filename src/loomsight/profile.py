@@ -16,16 +16,14 @@
       made/ …               tiles with made defects, and their masks, one below the other
       report.html           how it was learned
 
-It is sealed: see :mod:`loomsight.sealed`.
+It is sealed: see :mod:`loomsight.sealed`. It is read here, and written by :mod:`loomsight.learn.saving`.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -34,25 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from loomsight import __version__
-from loomsight.anomaly.drift import DriftCard
-from loomsight.card import (
-    EXPORTS,
-    Card,
-    DetectorCard,
-    EngineCard,
-    GateCard,
-    NormalityCard,
-    Runtime,
-    wrong_in_name,
-)
+from loomsight.card import EXPORTS, Card, EngineCard, Runtime
 from loomsight.errors import ProfileError, UsageError
-from loomsight.evaluation.operating_point import OperatingPoint
 from loomsight.fabric.flat_field import FlatField
-from loomsight.fabric.images import read_image, to_rgb, write_png
+from loomsight.fabric.images import read_image
 from loomsight.fabric.margin import Margin
 from loomsight.fabric.types import Mask, Picture
-from loomsight.files import new_folder, write_bytes, write_text
 from loomsight.sealed import Kind
 
 if TYPE_CHECKING:
@@ -73,22 +58,20 @@ BEFORE = "before/"
 REPORT = "report.html"
 MADE, MASKS = "made/pictures.png", "made/masks.png"
 ENGINES = "engines/"
-_OF_GOOD = ("operating_point", "normality", "drift", "detector")  # what good cloth changes of a card
-_TAUGHT = rb'<p class="taught"><b>Changed since: .*?</b></p>'
-_CHANGED = _TAUGHT.replace(b' class="taught"', b'(?: class="taught")?')
 EARLIER = "an earlier version of the program taught it, and did not keep what it added"
 """Why a lesson of then cannot be taken back."""
 _FASTEST: tuple[Runtime, ...] = ("openvino-int8", "openvino-fp16", "openvino")
 NETWORK, FORMS = "deeplab", ("lite", "paper")
 """What ``network.name`` and its setting ``form`` can be: see :func:`loomsight.detection.deeplab.build`."""
-_KIND = Kind(
+KIND = Kind(
     "profile",
     SCHEMA,
     ProfileError,
     made_by="give the folder that loomsight learn made",
     again="copy it again, or learn the fabric again",
 )
-CARD = _KIND.card
+"""How such a folder is sealed and refused."""
+CARD = KIND.card
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,170 +109,6 @@ class Profile:
         """What was left out at either selvedge when the fabric was learned."""
         return Margin(self.card.margin, self.scale, self.card.along)
 
-    @classmethod
-    def save(
-        cls,
-        folder: Path,
-        *,
-        name: str,
-        form: str,
-        types: Sequence[str] = (),
-        weights: Mapping[str, Tensor],
-        operating_point: OperatingPoint,
-        mm_per_px: float | None = None,
-        margin: Margin | None = None,
-        texture: Mapping[str, NDArray[Any]] | None = None,
-        texture_facts: Mapping[str, JsonValue] | None = None,
-        camera: FlatField | None = None,
-        detector: tuple[DetectorCard, Mapping[str, Tensor]] | None = None,
-        normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]] | None = None,
-        drift: DriftCard | None = None,
-        recipe: Mapping[str, JsonValue] | None = None,
-        training: Mapping[str, JsonValue] | None = None,
-        samples: Sequence[Picture] = (),
-        made: Sequence[tuple[Picture, Mask]] = (),
-        report: str = "",
-        replace: bool = False,
-    ) -> Self:
-        """Write a profile folder, whole or not at all, and open it.
-
-        Args:
-            folder: where; must not exist, or be empty, or with ``replace`` be an earlier profile.
-            form: of the network, "lite" or "paper"; types: what it tells apart.
-            weights: the network's state dict; NaN and infinity are refused.
-            margin: what was left out at either selvedge, and how the roll runs.
-            texture: arrays that describe the known cloth, :meth:`Familiarity.to_arrays`; texture_facts: what
-                goes with them: "backbone" and "source" of the encoder, and "fabric", this one's name there.
-            detector: the detector learned beside the network, its card and its state dict.
-            normality: what good cloth looks like, its card and :meth:`Normality.to_arrays`.
-            drift: what a line compares its light, focus and cloth with.
-            camera: the lines of the camera, which are taken out of each picture before it is scored.
-            samples: pictures of the learned cloth, uint8 HW or HWC RGB.
-            made: tiles of one size with made defects, uint8 HWC RGB, and their masks, to try exports on.
-            report: the HTML of the learning report.
-
-        Raises:
-            UsageError: the name or the folder is wrong.
-            ProfileError: a weight is not a number.
-            StorageError: the disk is full or the folder cannot be written.
-        """
-        import safetensors.numpy
-        import safetensors.torch
-
-        check_name(name)
-        check_target(folder, replace=replace)
-        plain = _finite(weights)
-        boxed = _finite(detector[1]) if detector is not None else None
-        with new_folder(folder, replace=replace) as work:
-            write_bytes(work / WEIGHTS, safetensors.torch.save(plain))
-            write_bytes(work / TEXTURE, safetensors.numpy.save(_whole(texture or {})))
-            if boxed is not None:
-                write_bytes(work / DETECTOR, safetensors.torch.save(boxed))
-            if normality is not None:
-                write_bytes(work / NORMALITY, safetensors.numpy.save(_whole(normality[1])))
-            if camera is not None:
-                write_bytes(work / CAMERA, safetensors.numpy.save({"gains": camera.gains}))
-            for number, picture in enumerate(samples, 1):
-                write_png(work / "samples" / f"{number:02d}.png", picture)
-            if made:
-                write_png(work / MADE, np.concatenate([to_rgb(tile) for tile, _ in made]))
-                masks = np.concatenate([mask for _, mask in made])
-                write_png(work / MASKS, masks.astype(np.uint8) * 255)
-            if report:
-                write_text(work / REPORT, report)
-            card = Card.parse(
-                {
-                    "schema_version": SCHEMA,
-                    "name": name,
-                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "program": f"loomsight {__version__}",
-                    "network": {"name": NETWORK, "settings": {"form": form, "types": list(types)}},
-                    "mm_per_px": mm_per_px,
-                    **_of_margin(margin or Margin()),
-                    "operating_point": operating_point,
-                    "detector": None if detector is None else detector[0],
-                    "normality": None if normality is None else normality[0],
-                    "drift": drift,
-                    "texture": dict(texture_facts or {}),
-                    "recipe": dict(recipe or {}),
-                    "training": dict(training or {}),
-                    "files": _KIND.hashes(work),
-                },
-                where=f"profile {name}",
-            )
-            _KIND.close(work, card)
-        return cls(folder, card)
-
-    def renewed(
-        self,
-        *,
-        normality: tuple[NormalityCard, Mapping[str, NDArray[Any]]],
-        operating_point: OperatingPoint,
-        drift: DriftCard | None,
-        detector: DetectorCard | None = None,
-        margin: Margin | None = None,
-        texture: Mapping[str, NDArray[Any]] | None = None,
-        lessons: Sequence[Mapping[str, JsonValue]] | None = None,
-        how: Literal["anew", "taught", "good taught", "taken back", "good taken back"],
-        what: str,
-        said: str | None = None,
-    ) -> Self:
-        """The profile in its own folder with another normality; whole, or as it was.
-
-        Args:
-            normality, operating_point, drift, detector, margin: what takes the place of its own; without a
-                detector or a margin those stay.
-            texture: how the cloth looks, where that is renewed too.
-            lessons: all that it is taught, where that changes.
-            how: anew, and the report no longer tells of the old normality; taught, and where that was good
-                cloth, :meth:`before` gives what was there before; taken back, and the report tells of
-                lessons only what is ``said``.
-            what: one line on why, for the card's training facts.
-            said: the same for the report, if not that; nothing if empty.
-
-        Raises:
-            ProfileError: a file of it was damaged since it was opened.
-            UsageError: something else lies in the folder, and would be lost.
-            StorageError: the disk is full or the folder cannot be written.
-        """
-        import safetensors.numpy
-
-        new = {NORMALITY: normality[1]} | ({} if texture is None else {TEXTURE: texture})
-        files = {name: safetensors.numpy.save(_whole(arrays)) for name, arrays in new.items()}
-        told, before = self.card.training.get("renewed", []), self.card.training.get("before")
-        if how in {"anew", "good taken back"}:
-            before = None
-        elif how == "good taught":
-            files |= {BEFORE + name: self.read(name) for name in new if name in self.card.files}
-            before = self.card.model_dump(mode="json", include=set(_OF_GOOD))
-        # What was exported of the old normality, and the gate that answers for it, are no longer true.
-        engines = [one for one in self.card.engines if one.network in {"segmenter", "detector", "features"}]
-        said = what if said is None else said
-        return self._rewritten(
-            files,
-            {
-                "normality": normality[0],
-                "operating_point": operating_point,
-                "drift": drift,
-                "detector": detector or self.card.detector,
-                **_of_margin(margin or self.margin),
-                "engines": engines,
-                "gate": None,
-                "training": {
-                    **self.card.training,
-                    "renewed": [*cast(list[JsonValue], told), what],
-                    "lessons": [dict(one) for one in (self.lessons if lessons is None else lessons)],
-                    "before": before,
-                },
-            },
-            without=() if how in {"taught", "taken back"} else (BEFORE,),
-            told=(
-                {"anew": _CHANGED, "taken back": _TAUGHT, "good taken back": _TAUGHT}.get(how),
-                f"Changed since: {said}. The threshold is {operating_point.threshold:.4f}." if said else "",
-                "" if how == "anew" else ' class="taught"',
-            ),
-        )
-
     def before(self) -> tuple[Card, Normality, dict[str, NDArray[Any]] | None]:
         """What the last good cloth that was taught changed, as it was; there must be some.
 
@@ -304,58 +123,6 @@ class Profile:
         texture = self._texture(BEFORE + TEXTURE) if BEFORE + TEXTURE in self.card.files else None
         return card, self._normality(BEFORE + NORMALITY), texture
 
-    def shipped(
-        self, exports: Sequence[tuple[EngineCard, bytes, bytes]], gate: GateCard | None = None
-    ) -> Self:
-        """The profile in its own folder with these exported networks and no other.
-
-        Args:
-            exports: of each its card, the bytes of its model and of its weights.
-            gate: what is known of the gate among them.
-
-        Raises:
-            ProfileError, UsageError, StorageError: as :meth:`renewed`.
-        """
-        files = {card.model: model for card, model, _ in exports}
-        files |= {card.weights: weights for card, _, weights in exports if card.weights is not None}
-        return self._rewritten(files, {"engines": [card for card, _, _ in exports], "gate": gate})
-
-    def _rewritten(
-        self,
-        files: Mapping[str, bytes],
-        changes: Mapping[str, Any],
-        *,
-        without: tuple[str, ...] = (),
-        told: tuple[bytes | None, str, str] = (None, "", ""),
-    ) -> Self:
-        """The folder with other files and another card, without engines that the card no longer lists.
-
-        Args:
-            without: how the names of files begin that are left out.
-            told: what the report no longer tells, a pattern; what it tells first; and what kind that is.
-        """
-        _KIND.check_own(self.folder, self.card.files, what="the profile is not changed")
-        engines = changes.get("engines", self.card.engines)
-        wanted = {name for one in engines for name in (one.model, one.weights)}
-        names = [name for name in self.card.files if not name.startswith(ENGINES) or name in wanted]
-        names = [name for name in names if not name.startswith(without)]
-        kept = {name: self.read(name) for name in names if name not in files} | dict(files)
-        if REPORT in kept:  # it tells of the learning; what holds now stands first
-            old, new, kind = told
-            page = kept[REPORT] if old is None else re.sub(old, b"", kept[REPORT])
-            said = f"</h1><p{kind}><b>{new}</b></p>" if new else "</h1>"
-            kept[REPORT] = page.replace(b"</h1>", said.encode(), 1)
-        with new_folder(self.folder, replace=True) as work:
-            for name, data in kept.items():
-                (work / name).parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(work / name, data)
-            card = Card.parse(
-                self.card.model_dump() | dict(changes) | {"files": _KIND.hashes(work)},
-                where=f"profile {self.name}",
-            )
-            _KIND.close(work, card)
-        return replace(self, card=card)
-
     @classmethod
     def open(cls, folder: Path | str) -> Self:
         """Open a profile and verify every file in it.
@@ -364,8 +131,8 @@ class Profile:
             ProfileError: it is missing, incomplete, damaged or of a newer version; it names the file.
         """
         folder = Path(folder)
-        card = _KIND.open(folder, Card)
-        _KIND.verify(folder, card.files)
+        card = KIND.open(folder, Card)
+        KIND.verify(folder, card.files)
         if WEIGHTS not in card.files:
             raise ProfileError(
                 "the profile is incomplete", where=folder, why=f"{WEIGHTS} is not listed in it"
@@ -401,7 +168,7 @@ class Profile:
         Raises:
             ProfileError: the file is not listed, gone, or has changed since the profile was opened.
         """
-        return _KIND.read(self.folder, name, self.card.files)
+        return KIND.read(self.folder, name, self.card.files)
 
     def texture(self) -> dict[str, NDArray[Any]]:
         """The arrays that describe the learned cloth; empty when none were saved."""
@@ -414,7 +181,7 @@ class Profile:
         try:
             return safetensors.numpy.load(self.read(name))
         except safetensors.SafetensorError as error:
-            raise _KIND.damaged(self.folder / name) from error
+            raise KIND.damaged(self.folder / name) from error
 
     def camera(self) -> FlatField | None:
         """The lines that the camera draws; None where it draws none."""
@@ -426,9 +193,9 @@ class Profile:
         try:
             gains = safetensors.numpy.load(self.read(CAMERA))["gains"]
         except (safetensors.SafetensorError, KeyError) as error:
-            raise _KIND.damaged(self.folder / CAMERA) from error
+            raise KIND.damaged(self.folder / CAMERA) from error
         if gains.ndim != 1 or not (np.isfinite(gains) & (gains > 0)).all():
-            raise _KIND.damaged(self.folder / CAMERA)
+            raise KIND.damaged(self.folder / CAMERA)
         return FlatField(gains.astype(np.float32))
 
     def weights(self) -> dict[str, Tensor]:
@@ -442,7 +209,7 @@ class Profile:
         try:
             return safetensors.torch.load(self.read(name))
         except safetensors.SafetensorError as error:
-            raise _KIND.damaged(self.folder / name) from error
+            raise KIND.damaged(self.folder / name) from error
 
     def samples(self) -> list[Picture]:
         """The pictures of the learned cloth that it keeps."""
@@ -644,7 +411,7 @@ class Profile:
         try:
             return Normality.from_arrays(safetensors.numpy.load(self.read(name)))
         except safetensors.SafetensorError as error:
-            raise _KIND.damaged(self.folder / name) from error
+            raise KIND.damaged(self.folder / name) from error
         except ValueError as error:  # whole, but of another version of this program
             do = "learn the fabric again"
             raise ProfileError(
@@ -684,49 +451,3 @@ class Profile:
             why = "these are not the weights of its detector"
             raise ProfileError("the profile cannot be used", where=self.folder / DETECTOR, why=why) from error
         return network
-
-
-def _of_margin(margin: Margin) -> dict[str, Any]:
-    """What the card says of it."""
-    return {"margin": margin.width, "along": margin.along}
-
-
-def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict as it is saved.
-
-    Raises:
-        ProfileError: a weight is not a number.
-    """
-    for key, tensor in weights.items():
-        if not bool(tensor.isfinite().all()):
-            raise ProfileError("the weights are not to be saved", where=key, why="not all are numbers")
-    return {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-
-
-def _whole(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays as they are saved."""
-    return {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-
-
-def check_name(name: str) -> str:
-    """A fabric's name: letters of any script, digits, and - _ . space; at most 80 characters.
-
-    Raises:
-        UsageError: it could not be a folder's name on every system.
-    """
-    why = wrong_in_name(name)
-    if why:
-        raise UsageError(
-            "bad name for a fabric", where=repr(name), why=why, do="use letters, digits, - _ . and spaces"
-        )
-    return name
-
-
-def check_target(folder: Path, *, replace: bool = False) -> None:
-    """Whether a profile may be written there, said before hours of learning and not after.
-
-    Raises:
-        UsageError: a file, or a folder with something in it; with ``replace``, something that is not of an
-            earlier profile.
-    """
-    _KIND.check_target(folder, replace=replace)

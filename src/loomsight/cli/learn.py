@@ -163,7 +163,7 @@ def learn(
       loomsight learn good/ --name twill --mm-per-px 0.1 --margin 25
     """
     from loomsight.fabric.images import find_images
-    from loomsight.profile import check_name, check_target
+    from loomsight.learn.saving import check_name, check_target
 
     check_name(name)
     folder = out if out is not None else Path(name)

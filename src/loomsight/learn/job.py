@@ -36,10 +36,11 @@ from loomsight.learn.detector import (
 from loomsight.learn.known import load_known
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
 from loomsight.learn.samples import make_samples
+from loomsight.learn.saving import check_name, check_target, save_profile
 from loomsight.learn.segmenter import SegmenterSettings, calibrate, train_segmenter
 from loomsight.learn.trial import TRIED, Trial, marked, try_made
 from loomsight.loom import ClothSpec, weave
-from loomsight.profile import Profile, check_name, check_target
+from loomsight.profile import Profile
 from loomsight.progress import Progress
 from loomsight.runtime.engine import TorchEngine, UnionEngine
 from loomsight.synthesis.recipe import GENERATED, Material, Recipe, TileMaker, types_in
@@ -249,7 +250,7 @@ def learn(
         skipped=skipped,
         seconds=time.monotonic() - started,
     )
-    return Profile.save(
+    return save_profile(
         out,
         name=name,
         form=settings.segmenter.form,

@@ -39,6 +39,7 @@ from loomsight.learn.lessons import (
     settled,
 )
 from loomsight.learn.normality import NO_BARS, LearnedNormality, learn_normality
+from loomsight.learn.saving import save_renewed
 from loomsight.profile import EARLIER, Profile
 from loomsight.progress import Progress
 from loomsight.runtime.engine import DetectorEngine, Engine, SegmenterEngine, TorchDetector, UnionEngine
@@ -182,7 +183,8 @@ def teach(
         )
     for lesson in lessons:
         _tell(lesson, new.alarms(_shown(profile, lesson), lesson.box), progress)
-    return profile.renewed(
+    return save_renewed(
+        profile,
         normality=(card, normality.to_arrays()),
         operating_point=point,
         drift=profile.card.drift,
@@ -230,7 +232,8 @@ def forget(profile: Profile, numbers: Collection[int], *, progress: Progress | N
     union = UnionEngine(_known(engine), normality, card.normality.union)
     new = replace(old, engine=union, point=card.operating_point, boxed=card.detector)
     before, after = (sum(len(one.regions(image)) for image in samples) for one in (old, new))
-    return profile.renewed(
+    return save_renewed(
+        profile,
         normality=(card.normality, normality.to_arrays()),
         operating_point=card.operating_point,
         drift=card.drift,
@@ -303,7 +306,8 @@ def _calibrated(
         _, fusion, margins = calibrate_fusion(point, united, boxes, before.rate)
         boxed = boxed.model_copy(update={"fusion": fusion, "margins": margins})
     normality: tuple[NormalityCard, dict[str, np.ndarray]] = (learned.card, learned.normality.to_arrays())
-    return profile.renewed(
+    return save_renewed(
+        profile,
         normality=normality,
         operating_point=point,
         drift=reference(pictures, united),

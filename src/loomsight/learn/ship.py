@@ -23,6 +23,7 @@ from loomsight.fabric.images import to_rgb
 from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture
 from loomsight.learn.gate import gate_thresholds, learn_gate, same_blocks
+from loomsight.learn.saving import save_exports
 from loomsight.profile import ENGINES, Profile
 from loomsight.progress import Progress
 from loomsight.runtime.compiled import OpenVinoCompiled, TorchCompiled
@@ -83,7 +84,7 @@ def export_profile(
         finally:  # also where it is stopped: what is done is kept, and of the rest what there was
             engines |= made
             # An earlier gate stays as long as there is no other.
-            profile = profile.shipped(list(engines.values()), profile.card.gate)
+            profile = save_exports(profile, list(engines.values()), profile.card.gate)
     profile = _with_gate(profile, good, gate_seconds, seed, progress)
     if refused:
         helps = "--sampling discrete may help; " if "detector" in refused and not discrete else ""
@@ -120,7 +121,10 @@ def _with_gate(
     progress.say("learning the gate")
     gate = _gate(profile, good, seconds, seed, progress)
     others = [file for file in _files(profile) if file[0].network != "gate"]
-    return profile.shipped(others) if gate is None else profile.shipped([*others, *gate[1]], gate[0])
+    if gate is None:
+        return save_exports(profile, others)
+    card, files = gate
+    return save_exports(profile, [*others, *files], card)
 
 
 def _check_size(profile: Profile, name: str, trials: Trials) -> None:

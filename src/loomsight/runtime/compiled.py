@@ -151,7 +151,7 @@ class OpenVinoCompiled:
 
     Args:
         xml, weights: the two files of a model.
-        exact: compute in float32; otherwise in bfloat16 where the processor can.
+        exact: compute in float32; otherwise in bfloat16 where the processor and OpenVINO can.
         threads: cores to use; all by default.
         alone: all cores work on each batch, for one who waits for it; otherwise each on one of its own, for
             one who has several in flight.
@@ -201,12 +201,22 @@ class OpenVinoCompiled:
         with refused_by(self.runtime, self._where):
             if model.inputs[0].partial_shape.is_dynamic:
                 model.reshape(list(tiles.shape))
-            made = _Requests(self._openvino, self._core.compile_model(model, "CPU", self._settings))
+            made = _Requests(self._openvino, self._compile(model))
             flight = made.start(tiles)
         self._ready[tiles.shape] = made
         if len(self._ready) > _SHAPES:
             self._ready.popitem(last=False)
         return flight
+
+    def _compile(self, model: Any) -> Any:
+        """The model, ready to run; in float32 where OpenVINO cannot do one of its layers in bfloat16."""
+        try:
+            return self._core.compile_model(model, "CPU", self._settings)
+        except RuntimeError:
+            if self._settings["INFERENCE_PRECISION_HINT"] == "f32":
+                raise
+            self._settings["INFERENCE_PRECISION_HINT"] = "f32"
+            return self._core.compile_model(model, "CPU", self._settings)
 
 
 class _Requests:
