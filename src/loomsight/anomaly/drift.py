@@ -12,6 +12,7 @@ learned. They move long before false alarms do, because evened light and a thres
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from loomsight.config import Config
 from loomsight.fabric.images import to_grey
-from loomsight.fabric.light import brightness, sample
+from loomsight.fabric.light import Plane, sample
 from loomsight.fabric.scores import logits
 from loomsight.fabric.types import Picture, ScoreMap
 
@@ -67,18 +68,19 @@ def unrest(score: ScoreMap) -> float:
 
 def sharpness(picture: Picture) -> float:
     """Energy of the finest detail as a share of all contrast: falls when the picture is out of focus."""
-    grey = to_grey(picture).astype(np.float32)
-    spread = float(grey.var())
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / spread if spread > 0 else 0.0
+    grey = to_grey(picture)
+    finest, contrast = (
+        float(cv2.meanStdDev(one)[1].item()) ** 2 for one in (cv2.Laplacian(grey, cv2.CV_16S), grey)
+    )
+    return finest / contrast if contrast > 0 else 0.0
 
 
 def _of_picture(picture: Picture) -> dict[str, float]:
-    field = brightness(picture)
+    light = Plane.of(picture)
     low, high = np.percentile(to_grey(sample(picture, 3)), [16, 84])
-    level = float(np.median(field))
     return {
-        "light": float(np.log(level)),
-        "slope": float(np.log(field.max() / field.min())),
-        "contrast": float(np.log(max(float(high - low), 1.0) / level)),
-        "focus": float(np.log(max(sharpness(picture), 1e-6))),
+        "light": light.middle,
+        "slope": 2 * (abs(light.down) + abs(light.across)),
+        "contrast": math.log(max(float(high - low), 1.0)) - light.middle,
+        "focus": math.log(max(sharpness(picture), 1e-6)),
     }

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from loomsight.texture.familiarity import Familiarity
     from loomsight.texture.gram import TextureEncoder
 
-FEWEST, MOST = 5, 20
-"""Pictures looked at: every tenth, but within these bounds; a code takes a second on one core."""
+FEWEST, MOST = 5, 10
+"""Pictures looked at: every tenth, within these bounds, evenly over the roll; a code takes up to a second."""
 
 
 class ClothCheck:
