@@ -318,6 +318,23 @@ def test_a_roll_of_few_pictures_tells_of_an_old_lamp_too(tmp_path: Path, picture
         assert weaker == (lamp < 1)
 
 
+@pytest.mark.parametrize(
+    ("learned", "suffix"), [(False, "jpg"), (True, "png"), (False, "png"), (None, "jpg")]
+)
+def test_pictures_in_files_of_another_kind_than_those_learned_from_are_said(
+    tmp_path: Path, learned: bool | None, suffix: str
+) -> None:
+    made = profile(tmp_path / "profile", training={} if learned is None else {"lossy": learned})
+    (tmp_path / "roll").mkdir()
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / "roll" / f"{number}.{suffix}"), cloth(40, 60))
+    notes = inspect(tmp_path / "roll", made, tmp_path / "out", engine=Bright()).notes
+    said = "These pictures are compressed" if suffix == "jpg" else "These pictures are not compressed"
+    assert any(one.startswith(said) for one in notes) == (
+        learned is not None and learned != (suffix == "jpg")
+    )
+
+
 def test_a_short_roll_of_which_some_cannot_be_read_tells_of_an_old_lamp_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     good = [rng.integers(90, 160, (64, 96), np.uint8) for _ in range(9)]

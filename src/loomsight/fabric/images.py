@@ -17,7 +17,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
 )
+LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
+"""Suffixes of files whose pictures are not as the camera saw them: fine detail is changed."""
 """Names of pictures in a folder, in any case."""
 MAX_PIXELS = 500_000_000
 """Larger pictures are refused from their header: 2 m of web at 0.1 mm are 20,000 × 25,000 pixels."""
@@ -156,6 +158,11 @@ def find_images(source: Path | str) -> list[Path]:
     if not found:
         raise UsageError("no picture matches", where=source, do="check the pattern, and quote it")
     return found
+
+
+def mostly_lossy(paths: Sequence[Path]) -> bool:
+    """Whether most of these files, by their suffixes, were compressed so that fine detail is lost."""
+    return 2 * sum(path.suffix.lower() in LOSSY for path in paths) > len(paths)
 
 
 def _not_ours(paths: list[Path], root: Path) -> list[Path]:

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from loomsight.runtime.gate import GateCount
 
 _GAPS_TOLD = 50
+_OTHER_FILES = (
+    "These pictures {} compressed so that fine detail is changed (JPEG, WebP or video), those that the "
+    "fabric was learned from {}. To the networks that is other cloth: learn from pictures as the line takes "
+    "them."
+)
 
 
 @dataclass(slots=True)
@@ -252,6 +257,10 @@ class _Walk:
             when=datetime.now().astimezone().isoformat(timespec="seconds"),
             rate=point.rate, notes=list(frames.notes),
         )  # fmt: skip
+        learned = profile.card.training.get("lossy")
+        if None not in (learned, frames.lossy) and learned != frames.lossy:
+            verbs = ("are", "were not") if frames.lossy else ("are not", "were")
+            self.result.notes.append(_OTHER_FILES.format(*verbs))
         self._looking, self._maps, self._point = looking, maps, point
         self._detector, self._camera = looking.detector, profile.camera()
         self.result.engine = getattr(looking.engine, "runtime", "")

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import cv2
 
 from loomsight.errors import ImageError
-from loomsight.fabric.images import find_images, read_image
+from loomsight.fabric.images import find_images, mostly_lossy, read_image
 from loomsight.fabric.types import Picture
 from loomsight.machine import cores
 
@@ -70,12 +70,14 @@ class Source:
         title: what it is called in reports.
         root: the file or folder that holds it.
         total: how many frames it has, as far as it tells; None when it does not.
+        lossy: whether its pictures were compressed so that fine detail is lost; None when unknown.
         notes: what a person should know about it, one sentence each.
     """
 
     title: str
     root: Path
     total: int | None
+    lossy: bool | None = None
     notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Frame | Unread]:
@@ -91,6 +93,7 @@ class Pictures(Source):
 
     def __init__(self, paths: list[Path], root: Path, title: str) -> None:
         self.title, self.root, self.total = title, root, len(paths)
+        self.lossy = mostly_lossy(paths)
         self._paths = paths
         self._shared = {stem for stem, count in Counter(path.stem for path in paths).items() if count > 1}
         if self._shared:
@@ -151,7 +154,7 @@ class Video(Source):
     """The frames of a video, one after another; they are taken to follow each other without overlap."""
 
     def __init__(self, path: Path) -> None:
-        self.title, self.root = path.name, path
+        self.title, self.root, self.lossy = path.name, path, True
         capture = _open_video(path)
         # Some containers only estimate it; it says how far the job is, and whether frames are lost.
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -22,7 +22,7 @@ from loomsight.errors import DatasetError, ImageError, UsageError
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
 from loomsight.evaluation.regions import RegionCounts
 from loomsight.fabric.flat_field import FlatField, flat_field
-from loomsight.fabric.images import find_images, read_images, to_rgb
+from loomsight.fabric.images import find_images, mostly_lossy, read_images, to_rgb
 from loomsight.fabric.margin import Along, Margin
 from loomsight.fabric.types import LabelledPicture, Picture, ScoreMap
 from loomsight.learn.cloth import Doubt, GoodCloth, doubts_about, part, spread, too_little
@@ -273,6 +273,7 @@ def learn(
             "seed": settings.seed,
             "known": known_text,
             "pictures": len(pictures),
+            "lossy": mostly_lossy(paths),
             "skipped": len(skipped),
             "notes": [doubt.text for doubt in doubts],
         },
