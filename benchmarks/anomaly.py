@@ -42,7 +42,8 @@ from denoising import Denoising, train_denoising
 from loomsight.anomaly.cells import to_input
 from loomsight.anomaly.fanogan import FAnoGan
 from loomsight.anomaly.ganomaly import Ganomaly
-from loomsight.anomaly.normality import Method, Normality, open_method
+from loomsight.anomaly.method import Method
+from loomsight.anomaly.normality import Normality, open_method
 from loomsight.anomaly.residual import pixel_residual
 from loomsight.datasets import new_fabric_fold, read_dataset
 from loomsight.evaluation.operating_point import AlarmRate, set_operating_point

@@ -2,11 +2,9 @@
 
 1. The light is evened (fabric/light.py).
 2. Each method says how strange a place is, as a logarithm: a distance, an error, a surprise.
-3. From that is taken what good cloth shows in the same *context*, the brightness of the surroundings: a
-   selvedge is rougher than the cloth beside it, and its own good pieces show by how much. What remains is
-   above zero on the rarest hundredth of good cloth. It is measured by the *tail* of good cloth, from its
-   rarest hundredth to its rarest ten-thousandth, so that one unit says the same of every method. Where a
-   method says several things (prediction: the place, its row and its column), each has its own.
+3. From that is taken what good cloth shows where it is as bright around, and it is measured by the tail of
+   good cloth (anomaly/expectation.py). Where a method says several things (prediction: the place, its row and
+   its column), each has its own.
 4. The methods are averaged. A picture that is stranger than good cloth *as a whole*, by its median, is so
    because of a new lot of yarn or of the lens, and all of it counts less by half as much; or the whole
    picture would be one alarm, in which its defects drown. Cloth that is another altogether is noticed by its
@@ -19,10 +17,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
-from typing import Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -30,134 +26,26 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from loomsight.anomaly.bars import NONE, Bars
+from loomsight.anomaly.expectation import Expectation, around, opinion, window
 from loomsight.anomaly.fanogan import FAnoGan
-from loomsight.anomaly.features import STEP
 from loomsight.anomaly.ganomaly import Ganomaly
 from loomsight.anomaly.marks import Marks
 from loomsight.anomaly.memory import Memory
+from loomsight.anomaly.method import Method, View, answers, mosaic_of
 from loomsight.anomaly.prediction import Prediction
 from loomsight.anomaly.student import Student
 from loomsight.errors import DatasetError
-from loomsight.fabric.images import to_grey
 from loomsight.fabric.light import Light
 from loomsight.fabric.regions import span
-from loomsight.fabric.tiles import Mosaic, Tile, cut, tile_side
+from loomsight.fabric.tiles import Tile
 from loomsight.fabric.types import Box, Mask, Picture, ScoreMap
 
-TILE, BORDER, OVERLAP = (512, 512), 32, 16  # pixels: see Mosaic; larger ones leave the cache
-RARE = 0.01
-"""The share of good cloth that is above one half."""
-_RAREST = 1e-4  # the share of good cloth at which its tail is measured
-_LEAST_TAIL = 0.02  # of a logarithm
 _WHOLE = 0.5  # of what a picture is stranger as a whole that is taken off
-_AROUND = 10.0  # pixels of the surroundings, a Gaussian's deviation
-_FEW = 200  # places of good cloth: with fewer a context has no expectation of its own
 _SHOWN = 8_000_000  # pixels of those learned from, and of those held back, that expectations come from
 _LIGHT = 16  # pictures that the light is read from
 _BARS = 200  # pictures that bars are read from
-_BELOW = 0.2  # by so much at most a calm context lowers what is expected
-
 
 T = TypeVar("T")
-Said = Float[NDArray[np.float32], "h w *k"]
-"""What a method says of each place: one logarithm, or several."""
-
-
-class Method(Protocol):
-    """One way of telling how strange a place is."""
-
-    @property
-    def name(self) -> str: ...
-
-    def strangeness(self, even: Picture) -> Said:
-        """A logarithm, of an evenly lit picture or tile, uint8 HWC RGB."""
-
-    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """All that it knows, as plain arrays."""
-
-
-@runtime_checkable
-class Ahead(Protocol):
-    """A method that is quicker with several tiles at once."""
-
-    def strangeness_of(self, even: Sequence[Picture]) -> Iterator[Said]:
-        """How strange each place is, tile by tile, in order."""
-
-
-@runtime_checkable
-class Several(Protocol):
-    """A method that says so many things of each place, which are told apart until each has its own tail."""
-
-    said: int
-
-    def joined(
-        self, beyond: Sequence[Float[NDArray[np.float32], "h w"]]
-    ) -> Float[NDArray[np.float32], "h w"]:
-        """One opinion, in tails, of what is beyond the expectation of each."""
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What of a picture is looked at.
-
-    Attributes:
-        even: that part of it, evenly lit; shape: height and width of the whole picture.
-        box: xyxy, where the part lies; numbers: the tiles of the picture that are looked at, None for all.
-    """
-
-    even: Picture
-    shape: tuple[int, int]
-    box: Box
-    numbers: Sequence[int] | None = None
-
-    @classmethod
-    def whole(cls, even: Picture) -> Self:
-        """All of a picture."""
-        height, width = even.shape[:2]
-        return cls(even, (height, width), (0, 0, width, height))
-
-
-class Expectation:
-    """The most that a method says of good cloth, but for its rarest hundredth, by how bright it is around."""
-
-    def __init__(
-        self, edges: Float[NDArray[np.float32], " n"], values: Float[NDArray[np.float32], " m"], tail: float
-    ) -> None:
-        self.edges, self.values, self.tail = edges, values, tail
-
-    @classmethod
-    def of(
-        cls,
-        bright: Float[NDArray[np.float32], " n"],
-        said: Float[NDArray[np.float32], " n"],
-        fresh: tuple[Float[NDArray[np.float32], " k"], Float[NDArray[np.float32], " k"]],
-    ) -> Self:
-        """From places of good cloth: how bright it is around, and what the method says.
-
-        Args:
-            fresh: the same of places that were not learned from, which the tail is measured on.
-        """
-        inner = np.quantile(bright, [0.02, 0.2, 0.4, 0.6, 0.8, 0.98])
-        # the bright and the dark ends are small parts of the cloth: they are divided evenly
-        ends = np.linspace(float(bright.min()), float(bright.max()), 10)[1:-1]
-        edges = np.unique(np.concatenate([inner, ends])).astype(np.float32)
-        where, overall = np.digitize(bright, edges), float(np.quantile(said, 1 - RARE))
-        own = [said[where == context] for context in range(len(edges) + 1)]
-        values = np.array([np.quantile(one, 1 - RARE) if len(one) >= _FEW else overall for one in own])
-        # what most of the cloth shows: a margin without cloth beside it must not decide for all of it
-        order = np.argsort(values)
-        area = np.cumsum([len(own[context]) for context in order])
-        usual = values[order[np.searchsorted(area, area[-1] / 2)]]
-        values = np.maximum(values, usual - _BELOW)
-        made = cls(edges, values.astype(np.float32), 1.0)
-        begin, end = np.quantile(made.beyond(*fresh), [1 - RARE, 1 - _RAREST])
-        return cls(edges, made.values, max(float(end - begin), _LEAST_TAIL))
-
-    def beyond(
-        self, around: Float[NDArray[np.float32], "*shape"], said: Float[NDArray[np.float32], "*shape"]
-    ) -> Float[NDArray[np.float32], "*shape"]:
-        """By how much a method says more than expected, in tails."""
-        return (said - self.values[np.digitize(around, self.edges)]) / np.float32(self.tail)
 
 
 class Normality:
@@ -214,12 +102,12 @@ class Normality:
         places = [_places(made, one) for one in even.some()]
         unseen = [_places(made, one) for one in _Even(light, held).some()] if len(held) else []
         bright, *said = np.concatenate(places + unseen, axis=1)
-        around, *strange = np.concatenate(unseen or places, axis=1)
+        fresh, *strange = np.concatenate(unseen or places, axis=1)
         expected = _by_method(
-            made, (Expectation.of(bright, own, (around, new)) for own, new in zip(said, strange, strict=True))
+            made, (Expectation.of(bright, own, (fresh, new)) for own, new in zip(said, strange, strict=True))
         )
         beyond = [
-            _opinion(method, own, around, new)
+            opinion(method, own, fresh, new)
             for method, own, new in zip(made, expected, _by_method(made, strange), strict=True)
         ]
         return cls(
@@ -266,7 +154,7 @@ class Normality:
         The second is in logits, at most 0, or None where nothing was taught. It is in the score already; a
         union takes it off its own map too.
         """
-        view = _View.whole(self._light.even(image))
+        view = View.whole(self._light.even(image))
         strange, taught = self._said(view)
         return self._scored(strange, taught, self._excess(strange), self._bars_in(image, view.box))
 
@@ -279,16 +167,17 @@ class Normality:
         Where the boxes come to all of the picture it is scored as in :meth:`look`.
         """
         shape = image.shape[0], image.shape[1]
-        mosaic = _mosaic(shape)
+        mosaic = mosaic_of(shape)
         numbers = mosaic.covering(boxes)
         known = mosaic.known(numbers)
         if not numbers:  # the boxes lie nowhere
             return np.zeros(shape, np.float32), None, known
-        box = _window([mosaic.tiles[number] for number in numbers], image)
-        strange, taught = self._said(_View(self._light.even(image, box), shape, box, numbers))
+        box = window([mosaic.tiles[number] for number in numbers], image)
+        view = View(self._light.even(image, box), shape, box, numbers)
+        strange, taught = self._said(view)
         excess = self._excess(strange) if known.all() else 0.0
         score, calmed = self._scored(strange, taught, excess, self._bars_in(image, box))
-        return _placed(score, box, shape), None if calmed is None else _placed(calmed, box, shape), known
+        return view.placed(score), None if calmed is None else view.placed(calmed), known
 
     @property
     def reach(self) -> int:
@@ -306,7 +195,7 @@ class Normality:
         if not tiles:
             return []
         parts = self._light.even_at(image, tiles)
-        return [self._scored(*self._said(_View.whole(part))) for part in parts]
+        return [self._scored(*self._said(View.whole(part))) for part in parts]
 
     def _bars_in(self, image: Picture, box: Box) -> Float[NDArray[np.float32], "h w"] | None:
         """The logit of a bar at each pixel of a part of the picture; None where there is no bar at all."""
@@ -318,17 +207,16 @@ class Normality:
         return np.asarray(large[top:bottom, left:right], np.float32)
 
     def _said(
-        self, view: _View
+        self, view: View
     ) -> tuple[Float[NDArray[np.float32], "h w"], Float[NDArray[np.float32], "h w"] | None]:
         """How strange each place is, and what was taught of it, in tails."""
-        around = _around(view.even)
-        strange = np.zeros(around.shape, np.float32)
+        surroundings = around(view.even)
+        strange = np.zeros(surroundings.shape, np.float32)
         taught: Float[NDArray[np.float32], "h w"] | None = None
         for method, expected in zip(self._methods, self._expected, strict=True):
-            said = _apart(_tiled(_each(method), view, _count(method)))
-            strange += _opinion(method, expected, around, said) / len(self._methods)
+            strange += opinion(method, expected, surroundings, view.said_by(method)) / len(self._methods)
             if isinstance(method, Memory) and method.taught:
-                taught = _tiled(method.recognised_of, view) / np.float32(expected[0].tail)
+                taught = view.tiled(method.recognised_of) / np.float32(expected[0].tail)
         return strange, taught
 
     def _excess(self, strange: Float[NDArray[np.float32], "h w"]) -> float:
@@ -459,7 +347,7 @@ class Normality:
 
     def _alone(self, even: Picture) -> Float[NDArray[np.float32], "h w"]:
         """How strange each place of an evenly lit picture is but for bars and what was taught, in tails."""
-        strange, _ = self._said(_View.whole(even))
+        strange, _ = self._said(View.whole(even))
         strange -= np.float32(_WHOLE * self._excess(strange))
         return strange
 
@@ -470,11 +358,7 @@ class Normality:
         for method, expected in zip(self._methods, self._expected, strict=True):
             own = dict(method.to_arrays())
             for number, one in enumerate(expected):
-                own |= {
-                    f"expected.{number}.edges": one.edges,
-                    f"expected.{number}.values": one.values,
-                    f"expected.{number}.tail": np.array([one.tail], np.float32),
-                }
+                own |= {f"expected.{number}.{what}": part for what, part in one.to_arrays().items()}
             arrays |= {f"{method.name}.{key}": value for key, value in own.items()}
         if self._bars is not None:
             arrays |= {f"bars.{key}": value for key, value in self._bars.to_arrays().items()}
@@ -499,7 +383,12 @@ class Normality:
                 own = _own(arrays, name)
                 if own:
                     methods.append(build(own))
-                    expected.append([_expectation(own, number) for number in range(_count(methods[-1]))])
+                    expected.append(
+                        [
+                            Expectation.from_arrays(_own(own, f"expected.{number}"))
+                            for number in range(answers(methods[-1]))
+                        ]
+                    )
         except KeyError as error:
             raise ValueError(f"a normality has no {error}") from error
         if not methods:
@@ -580,95 +469,13 @@ def _spread(count: int, most: int) -> list[int]:
 
 def _places(methods: Sequence[Method], even: Picture) -> Float[NDArray[np.float32], "m n"]:
     """Of every third place of a picture: how bright it is around, and what each method says, one by one."""
-    maps = [_around(even)]
+    maps = [around(even)]
     for method in methods:
-        maps += _apart(_tiled(_each(method), _View.whole(even), _count(method)))
+        maps += View.whole(even).said_by(method)
     return np.stack([one.ravel()[::3] for one in maps])
-
-
-def _count(method: Method) -> int:
-    """How many things it says of each place."""
-    return method.said if isinstance(method, Several) else 1
-
-
-def _apart(said: Said) -> list[Float[NDArray[np.float32], "h w"]]:
-    """The things that a method says, one by one."""
-    return [said] if said.ndim == 2 else list(np.moveaxis(said, -1, 0))
 
 
 def _by_method(methods: Sequence[Method], one_by_one: Iterable[T]) -> list[list[T]]:
     """What belongs to each method, of as many as they say things together."""
     rest = iter(one_by_one)
-    return [list(islice(rest, _count(method))) for method in methods]
-
-
-def _opinion(
-    method: Method,
-    expected: Sequence[Expectation],
-    around: Float[NDArray[np.float32], "*shape"],
-    said: Sequence[Float[NDArray[np.float32], "*shape"]],
-) -> Float[NDArray[np.float32], "*shape"]:
-    """By how much a method says more than expected, all that it says taken together."""
-    beyond = [each.beyond(around, own) for each, own in zip(expected, said, strict=True)]
-    return method.joined(beyond) if isinstance(method, Several) else beyond[0]
-
-
-def _expectation(arrays: Mapping[str, NDArray[Any]], number: int) -> Expectation:
-    edges, values, (tail,) = (arrays[f"expected.{number}.{what}"] for what in ("edges", "values", "tail"))
-    return Expectation(edges, values, float(tail))
-
-
-def _around(even: Picture) -> Float[NDArray[np.float32], "h w"]:
-    """The brightness of each place's surroundings."""
-    return np.asarray(cv2.GaussianBlur(to_grey(even).astype(np.float32), (0, 0), _AROUND), np.float32)
-
-
-def _each(method: Method) -> Callable[[Sequence[Picture]], Iterable[Said]]:
-    """What a method says of each of some tiles."""
-    return method.strangeness_of if isinstance(method, Ahead) else partial(map, method.strangeness)
-
-
-def _tiled(each: Callable[[Sequence[Picture]], Iterable[Said]], view: _View, count: int = 1) -> Said:
-    """What a method says of a view, tile by tile."""
-    mosaic = _mosaic(view.shape, count)
-    numbers = range(len(mosaic.tiles)) if view.numbers is None else view.numbers
-    left, top, right, bottom = view.box
-    tiles = [
-        cut(view.even, Tile(y0 - top, x0 - left, y1 - top, x1 - left))
-        for y0, x0, y1, x1 in (mosaic.tiles[number] for number in numbers)
-    ]
-    for number, said in zip(numbers, each(tiles), strict=True):
-        mosaic.put(number, said)
-    return mosaic.map[top:bottom, left:right]
-
-
-def _mosaic(shape: tuple[int, int], count: int = 1) -> Mosaic:
-    shared = 2 * BORDER + OVERLAP
-    least = -(-(shared + 1) // STEP) * STEP
-    height, width = (
-        max(tile_side(side, most, step=STEP, shared=shared), least)
-        for side, most in zip(shape, TILE, strict=True)
-    )
-    whole = shape if count == 1 else (*shape, count)
-    return Mosaic(whole, tile=(height, width), overlap=OVERLAP, border=BORDER)
-
-
-def _placed(
-    part: Float[NDArray[np.float32], "h w"], box: Box, shape: tuple[int, int]
-) -> Float[NDArray[np.float32], "i j"]:
-    """The map of a whole picture that is 0 but for a part."""
-    left, top, right, bottom = box
-    whole = np.zeros(shape, np.float32)
-    whole[top:bottom, left:right] = part
-    return whole
-
-
-def _window(tiles: Sequence[Tile], image: Picture) -> Box:
-    """The part of a picture that tiles lie in, and what else the brightness around their inner part needs."""
-    reach = int(4 * _AROUND) - BORDER  # the Gaussian's; a tile's border has no say
-    return (
-        max(0, min(tile.x0 for tile in tiles) - reach),
-        max(0, min(tile.y0 for tile in tiles) - reach),
-        min(image.shape[1], max(tile.x1 for tile in tiles) + reach),
-        min(image.shape[0], max(tile.y1 for tile in tiles) + reach),
-    )
+    return [list(islice(rest, answers(method))) for method in methods]

@@ -15,7 +15,8 @@ from loomsight.anomaly import MethodName, Residual
 from loomsight.anomaly.bars import MOST
 from loomsight.anomaly.calibration import UnionPoint, calibrate_union
 from loomsight.anomaly.memory import Memory, MemorySettings
-from loomsight.anomaly.normality import Method, Normality
+from loomsight.anomaly.method import Method
+from loomsight.anomaly.normality import Normality
 from loomsight.anomaly.prediction import Prediction
 from loomsight.card import NormalityCard
 from loomsight.evaluation.operating_point import AlarmRate, OperatingPoint
