@@ -216,7 +216,8 @@ class Fine(Graph):
             self.layers[0].weight[0, 0] = 31  # type: ignore[index]
             for layer in self.layers[1:]:
                 layer.weight[:] = torch.eye(8)[..., None, None]  # type: ignore[operator]
-            self.layers[1].weight[0, 1] = -1  # type: ignore[index]
+            self.layers[1].weight.fill_(0)  # type: ignore[operator]
+            self.layers[1].weight[0, :2] = torch.tensor([1.0, -1.0])[:, None, None]  # type: ignore[index]
 
     def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
         return (self.layers(tiles.permute(0, 3, 1, 2).float() / 255)[:, 0].clamp(0, 1),)

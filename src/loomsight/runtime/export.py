@@ -304,7 +304,7 @@ def _quantised(model: Any, told: _Answers, in_float: list[str]) -> Any:
             told.samples(nncf),
             subset_size=len(told.trials.tiles),
             ignored_scope=nncf.IgnoredScope(names=in_float),
-            advanced_parameters=_portable(nncf),
+            advanced_parameters=_how(nncf),
         )
     return _by_grey_levels(made)
 
@@ -361,7 +361,7 @@ def _with_care(
             drop_type=nncf.DropType.ABSOLUTE,
             subset_size=len(told.trials.tiles),
             ignored_scope=nncf.IgnoredScope(names=in_float),
-            advanced_quantization_parameters=_portable(nncf),
+            advanced_quantization_parameters=_how(nncf),
             advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
                 max_num_iterations=_MOST_LAYERS, ranking_subset_size=_RANKED
             ),
@@ -370,9 +370,18 @@ def _with_care(
     return None
 
 
-def _portable(nncf: Any) -> Any:
-    """Weights in half of INT8's range: without VNNI, sums of 16 bits would overflow."""
-    return nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+def _how(nncf: Any) -> Any:
+    """Weights in half of INT8's range: without VNNI, sums of 16 bits would overflow.
+
+    Activations in all the range that they have: the highest are the defects, and an average of each tile's
+    highest would cut them off.
+    """
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    return nncf.AdvancedQuantizationParameters(
+        overflow_fix=nncf.OverflowFix.ENABLE,
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+    )
 
 
 def _by_grey_levels(model: Any) -> Any:
