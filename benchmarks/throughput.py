@@ -39,6 +39,7 @@ from loomsight.learn.job import LearnSettings, learn
 from loomsight.learn.ship import export_profile
 from loomsight.loom import weave_roll
 from loomsight.profile import Profile
+from loomsight.runtime.gate import AUDIT
 from loomsight.runtime.throughput import by_turns
 
 FRAME, FRAMES = (1024, 2048), 24
@@ -142,12 +143,16 @@ def _grid(profile: Profile, roll: list[Picture]) -> None:
 
 
 def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
-    """From files: decoding alone, the gated engine alone, and both as a line runs them."""
+    """From files: decoding alone, the gated engine alone, and both as a line runs them.
+
+    The frames come again and again until they are :data:`AUDIT`: of so many one is looked at in full.
+    """
     engine = profile.gated(profile.engine(profile.fastest))
     if engine is None:
         raise SystemExit("the profile has no gate")
     point = profile.card.operating_point
-    megapixels = sum(image.shape[0] * image.shape[1] for image in roll) / 1e6
+    cycle = [roll[number % len(roll)] for number in range(AUDIT)]
+    megapixels = sum(image.shape[0] * image.shape[1] for image in cycle) / 1e6
     print("| files | decoding alone | gated engine alone | both, as a line | cores busy |")
     print("|---|---|---|---|---|")
     for suffix in ("png", "jpg"):
@@ -160,7 +165,8 @@ def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
                 cv2.imwrite(
                     str(folder / f"{number:03d}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]
                 )
-        paths = find_images(folder)
+        found = find_images(folder)
+        paths = [found[number % len(found)] for number in range(AUDIT)]
 
         def decoded(paths: list[Path] = paths, folder: Path = folder) -> float:
             with Prefetched(Pictures(paths, folder, "roll")) as frames:
@@ -169,7 +175,7 @@ def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
             return megapixels
 
         def alone() -> float:
-            for look in engine.looks(roll):
+            for look in engine.looks(cycle):
                 look.regions(point.threshold, point.grouping)
             return megapixels
 
@@ -189,7 +195,7 @@ def _files(profile: Profile, roll: list[Picture], work: Path) -> None:
         row = " | ".join(f"{speeds[name].median:.0f}" for name in ("decoding", "engine", "both"))
         print(f"| {suffix} | {row} | {busy:.2f} of {psutil.cpu_count()} |", flush=True)
         out = work / f"{suffix}-inspection"
-        result = inspect(folder, profile, out)
+        result = inspect(Pictures(paths, folder, "roll"), profile, out)
         print(f"(loomsight inspect, report and all: {result.megapixels / result.seconds:.0f} Mpx/s)")
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from loomsight.texture.gram import TextureEncoder
 
 FEWEST, MOST = 5, 10
-"""Pictures looked at: every tenth, within these bounds, evenly over the roll; a code takes up to a second."""
+"""Pictures looked at, evenly over the roll: one of fifty, within these bounds; a code may take a second."""
+_ONE_OF = 50
 
 
 class ClothCheck:
@@ -39,7 +40,7 @@ class ClothCheck:
         facts = profile.card.texture
         self._own = str(facts.get("fabric", profile.name))
         self._backbone = "lite0" if facts.get("backbone") == "lite0" else "vgg16"
-        self._wanted = min(max((total or 10 * FEWEST) // 10, FEWEST), MOST)
+        self._wanted = min(max((total or 0) // _ONE_OF, FEWEST), MOST)
         self._every = max(1, (total or self._wanted) // self._wanted)
         self._others: Counter[str] = Counter()
         self.looked, self.note = 0, ""
