@@ -474,6 +474,7 @@ def test_what_openvino_cannot_do_in_bfloat16_is_done_in_float32(exported: Profil
     ready._settings["INFERENCE_PRECISION_HINT"] = "bf16"  # as on a processor that can
     ready._core = Picky()
     assert np.array_equal(ready.start(tiles).wait()[0], exact.start(tiles).wait()[0])
+    assert ready.exact, "so it was tried, and so it is to be run"
 
 
 def test_a_picture_of_many_tiles_has_few_of_them_in_flight() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from loomsight import cli
 from loomsight.cli import learn as command
@@ -804,6 +805,17 @@ def test_the_report_says_what_was_changed_since(
     profile = Profile.open(copied)
     page = (copied / "report.html").read_text()
     assert f"Changed since: 5 good pictures added. The threshold is {profile.threshold:.4f}." in page
+
+
+def test_a_profile_that_is_taught_cloth_from_files_of_another_kind_minds_the_kind_no_longer(
+    copied: Path, fabrics: Path, tmp_path: Path
+) -> None:
+    assert Profile.open(copied).card.training["lossy"] is False
+    assert teach(Profile.open(copied), good=fabrics / "new/good").card.training["lossy"] is False
+    (tmp_path / "jpeg").mkdir()
+    for path in (fabrics / "new/good").glob("*.png"):
+        Image.fromarray(read_image(path)).save(tmp_path / "jpeg" / f"{path.stem}.jpg", quality=95)
+    assert teach(Profile.open(copied), good=tmp_path / "jpeg").card.training["lossy"] is None
 
 
 def test_taught_cloth_sets_the_threshold_on_the_maps_that_an_inspection_sees(

@@ -83,32 +83,32 @@ class Expectation:
         return cls(edges, made.values, max(float(end - begin), _LEAST_TAIL))
 
     def beyond(
-        self, around: Float[NDArray[np.float32], "*shape"], said: Float[NDArray[np.float32], "*shape"]
+        self, surroundings: Float[NDArray[np.float32], "*shape"], said: Float[NDArray[np.float32], "*shape"]
     ) -> Float[NDArray[np.float32], "*shape"]:
         """By how much a method says more than expected, in tails."""
-        return (said - self.values[np.digitize(around, self.edges)]) / np.float32(self.tail)
+        return (said - self.values[np.digitize(surroundings, self.edges)]) / np.float32(self.tail)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """All that it knows, as plain arrays."""
         return {"edges": self.edges, "values": self.values, "tail": np.array([self.tail], np.float32)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The same again.
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Self:
+        """The same again, from arrays whose names begin with ``name``.
 
         Raises:
             KeyError, ValueError: these are not its arrays.
         """
-        (tail,) = arrays["tail"]
-        return cls(arrays["edges"], arrays["values"], float(tail))
+        edges, values, (tail,) = (arrays[f"{name}.{what}"] for what in ("edges", "values", "tail"))
+        return cls(edges, values, float(tail))
 
 
 def opinion(
     method: Method,
     expected: Sequence[Expectation],
-    around: Float[NDArray[np.float32], "*shape"],
+    surroundings: Float[NDArray[np.float32], "*shape"],
     said: Sequence[Float[NDArray[np.float32], "*shape"]],
 ) -> Float[NDArray[np.float32], "*shape"]:
     """By how much a method says more than expected, all that it says taken together."""
-    beyond = [each.beyond(around, own) for each, own in zip(expected, said, strict=True)]
+    beyond = [each.beyond(surroundings, own) for each, own in zip(expected, said, strict=True)]
     return method.joined(beyond) if isinstance(method, Several) else beyond[0]

@@ -102,12 +102,16 @@ class Normality:
         places = [_places(made, one) for one in even.some()]
         unseen = [_places(made, one) for one in _Even(light, held).some()] if len(held) else []
         bright, *said = np.concatenate(places + unseen, axis=1)
-        fresh, *strange = np.concatenate(unseen or places, axis=1)
+        fresh_bright, *strange = np.concatenate(unseen or places, axis=1)
         expected = _by_method(
-            made, (Expectation.of(bright, own, (fresh, new)) for own, new in zip(said, strange, strict=True))
+            made,
+            (
+                Expectation.of(bright, own, (fresh_bright, new))
+                for own, new in zip(said, strange, strict=True)
+            ),
         )
         beyond = [
-            opinion(method, own, fresh, new)
+            opinion(method, own, fresh_bright, new)
             for method, own, new in zip(made, expected, _by_method(made, strange), strict=True)
         ]
         return cls(
@@ -385,7 +389,7 @@ class Normality:
                     methods.append(build(own))
                     expected.append(
                         [
-                            Expectation.from_arrays(_own(own, f"expected.{number}"))
+                            Expectation.from_arrays(own, f"expected.{number}")
                             for number in range(answers(methods[-1]))
                         ]
                     )

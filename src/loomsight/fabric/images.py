@@ -35,9 +35,9 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".pgm", ".ppm", ".pbm", ".pnm")
 )
-LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
-"""Suffixes of files whose pictures are not as the camera saw them: fine detail is changed."""
 """Names of pictures in a folder, in any case."""
+LOSSY = frozenset({".jpg", ".jpeg", ".webp"})
+"""Those whose pictures usually are not as the camera saw them: fine detail is changed."""
 MAX_PIXELS = 500_000_000
 """Larger pictures are refused from their header: 2 m of web at 0.1 mm are 20,000 × 25,000 pixels."""
 

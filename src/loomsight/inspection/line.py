@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _GAPS_TOLD = 50
 _OTHER_FILES = (
-    "These pictures {} compressed so that fine detail is changed (JPEG, WebP or video), those that the "
+    "These pictures {} compressed so that fine detail is changed (JPEG or WebP), those that the "
     "fabric was learned from {}. To the networks that is other cloth: learn from pictures as the line takes "
     "them."
 )

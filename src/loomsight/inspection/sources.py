@@ -154,7 +154,7 @@ class Video(Source):
     """The frames of a video, one after another; they are taken to follow each other without overlap."""
 
     def __init__(self, path: Path) -> None:
-        self.title, self.root, self.lossy = path.name, path, True
+        self.title, self.root = path.name, path
         capture = _open_video(path)
         # Some containers only estimate it; it says how far the job is, and whether frames are lost.
         promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -21,7 +21,7 @@ from loomsight.card import DetectorCard, NormalityCard
 from loomsight.detection.fusion import fuse
 from loomsight.errors import UsageError, WeightsError
 from loomsight.evaluation.operating_point import OperatingPoint
-from loomsight.fabric.images import find_images, read_image, read_images
+from loomsight.fabric.images import find_images, mostly_lossy, read_image, read_images
 from loomsight.fabric.margin import Margin
 from loomsight.fabric.regions import find_regions
 from loomsight.fabric.types import Box, Picture, Region
@@ -103,6 +103,7 @@ def train_anomaly(
         cloth,
         margin=margin,
         lessons=lessons,
+        lossy=mostly_lossy(find_images(good)),
         how="anew",
         what=what,
         progress=progress,
@@ -165,6 +166,7 @@ def teach(
                 cloth,
                 texture=texture,
                 lessons=records,
+                lossy=mostly_lossy(find_images(good)),
                 how="good taught",
                 what=counted(fresh),
                 progress=progress,
@@ -189,6 +191,7 @@ def teach(
         operating_point=point,
         drift=profile.card.drift,
         lessons=records,
+        lossy=None if good is None else mostly_lossy(find_images(good)),
         how="taught" if good is None else "good taught",
         what=f"{counted(fresh)}; alarms on {_kept(samples)}: {after}, before {before}",
     )
@@ -283,6 +286,7 @@ def _calibrated(
     margin: Margin | None = None,
     texture: Mapping[str, NDArray[Any]] | None = None,
     lessons: Sequence[Mapping[str, JsonValue]] | None = None,
+    lossy: bool,
     how: Literal["anew", "good taught"],
     what: str,
     progress: Progress,
@@ -315,6 +319,7 @@ def _calibrated(
         margin=margin,
         texture=texture,
         lessons=lessons,
+        lossy=lossy,
         how=how,
         what=what,
     )

@@ -154,6 +154,7 @@ def save_renewed(
     margin: Margin | None = None,
     texture: Mapping[str, NDArray[Any]] | None = None,
     lessons: Sequence[Mapping[str, JsonValue]] | None = None,
+    lossy: bool | None = None,
     how: Literal["anew", "taught", "good taught", "taken back", "good taken back"],
     what: str,
     said: str | None = None,
@@ -165,6 +166,8 @@ def save_renewed(
             detector or a margin those stay.
         texture: how the cloth looks, where that is renewed too.
         lessons: all that it is taught, where that changes.
+        lossy: whether the files of good cloth that is taken in are compressed so that fine detail is lost;
+            where they are of another kind than those before, an inspection no longer minds the kind.
         how: anew, and the report no longer tells of the old normality; taught, and where that was good
             cloth, :meth:`Profile.before` gives what was there before; taken back, and the report tells of
             lessons only what is ``said``.
@@ -188,7 +191,7 @@ def save_renewed(
         before = profile.card.model_dump(mode="json", include=set(_OF_GOOD))
     # What was exported of the old normality, and the gate that answers for it, are no longer true.
     engines = [one for one in profile.card.engines if one.network in {"segmenter", "detector", "features"}]
-    said = what if said is None else said
+    said, known = what if said is None else said, profile.card.training.get("lossy")
     return _rewritten(
         profile,
         files,
@@ -205,6 +208,7 @@ def save_renewed(
                 "renewed": [*cast(list[JsonValue], told), what],
                 "lessons": [dict(one) for one in (profile.lessons if lessons is None else lessons)],
                 "before": before,
+                "lossy": known if lossy in {None, known} else None,
             },
         },
         without=() if how in {"taught", "taken back"} else (BEFORE,),

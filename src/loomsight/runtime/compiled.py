@@ -157,6 +157,9 @@ class OpenVinoCompiled:
             one who has several in flight.
         outputs: what it has to give, by name; where: the file, for messages.
 
+    Attributes:
+        exact: as given, or true since OpenVINO could not do otherwise.
+
     Raises:
         ExportError: the runtime cannot run it, or it holds another network.
     """
@@ -176,7 +179,7 @@ class OpenVinoCompiled:
     ) -> None:
         import openvino
 
-        self._openvino, self.step, self.runtime = openvino, step, runtime
+        self._openvino, self.step, self.runtime, self.exact = openvino, step, runtime, exact
         self._core = openvino.Core()
         self._where = where
         with refused_by(runtime, where):
@@ -215,7 +218,7 @@ class OpenVinoCompiled:
         except RuntimeError:
             if self._settings["INFERENCE_PRECISION_HINT"] == "f32":
                 raise
-            self._settings["INFERENCE_PRECISION_HINT"] = "f32"
+            self._settings["INFERENCE_PRECISION_HINT"], self.exact = "f32", True
             return self._core.compile_model(model, "CPU", self._settings)
 
 

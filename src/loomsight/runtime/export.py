@@ -185,9 +185,12 @@ def _with_less(
             break
         # What is left in float may be computed in bfloat16, if that changes nothing.
         for exact in (False, True):
-            agreement = told.alike(OpenVinoCompiled(*files, step=step, exact=exact))
+            compiled = OpenVinoCompiled(*files, step=step, exact=exact)
+            agreement = told.alike(compiled)
             if free or alike(agreement):
-                return Exported(name, "openvino", precision, *files, agreement, exact)
+                return Exported(name, "openvino", precision, *files, agreement, compiled.exact)
+            if compiled.exact:
+                break
     progress.say(f"{what} is not written: {_words(agreement)}")
     return None
 
