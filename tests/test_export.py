@@ -229,6 +229,32 @@ def fine() -> tuple[Graph, Trials]:
     return Fine().eval().requires_grad_(False), Trials(tiles, tiles[..., 0] > 128, 0.5)
 
 
+class Sum(Graph):
+    """Grey levels, added up: the brightest tile of all is the surest defect."""
+
+    outputs = ("scores",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(*(torch.nn.Conv2d(n, 8, 1, bias=False) for n in (3, 8, 8)))
+        with torch.no_grad():
+            for layer in self.layers:
+                layer.weight[:] = torch.eye(8, layer.in_channels)[..., None, None]  # type: ignore[arg-type,operator]
+
+    def forward(self, tiles: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.layers(tiles.permute(0, 3, 1, 2).float() / 255)[:, 0].clamp(0, 1),)
+
+
+def test_int8_does_not_cut_the_surest_defect_off() -> None:
+    tiles = np.full((16, 32, 32, 3), 40, np.uint8)
+    tiles[0, 8:24, 8:24] = 240
+    trials = Trials(tiles, tiles[..., 0] > 128, 0.9)
+    graph = Sum().eval().requires_grad_(False)
+    *_, made = export_network(graph, "sum", trials, precisions=("fp32", "int8"), free=True)
+    assert made.precision == "int8"
+    assert made.agreement["area"] == 1
+
+
 def test_where_int8_finds_other_regions_the_first_layers_stay_in_float(fine: tuple[Graph, Trials]) -> None:
     graph, trials = fine
     (at_once,) = [

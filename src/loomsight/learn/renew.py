@@ -73,7 +73,7 @@ def train_anomaly(
     """
     progress = progress or Progress()
     margin = margin or profile.margin
-    pictures, cloth = _good(profile, good, margin, progress)
+    pictures, cloth, lossy = _good(profile, good, margin, progress)
     learned = learn_normality(
         cloth,
         methods,
@@ -103,7 +103,7 @@ def train_anomaly(
         cloth,
         margin=margin,
         lessons=lessons,
-        lossy=mostly_lossy(find_images(good)),
+        lossy=lossy,
         how="anew",
         what=what,
         progress=progress,
@@ -147,8 +147,9 @@ def teach(
     samples = _samples(profile)
     if samples and any(lesson.defect for lesson in lessons):
         normality.spare(samples)
+    lossy: bool | None = None
     if good is not None:
-        pictures, cloth = _good(profile, good, profile.margin, progress)
+        pictures, cloth, lossy = _good(profile, good, profile.margin, progress)
         record = new_record(records, "good", picture=str(good), pictures=len(pictures))
         normality.add(cloth.learn, lesson=number_of(record))
         normality.spare(cloth.learn, lesson=number_of(record))
@@ -166,7 +167,7 @@ def teach(
                 cloth,
                 texture=texture,
                 lessons=records,
-                lossy=mostly_lossy(find_images(good)),
+                lossy=lossy,
                 how="good taught",
                 what=counted(fresh),
                 progress=progress,
@@ -191,7 +192,7 @@ def teach(
         operating_point=point,
         drift=profile.card.drift,
         lessons=records,
-        lossy=None if good is None else mostly_lossy(find_images(good)),
+        lossy=lossy,
         how="taught" if good is None else "good taught",
         what=f"{counted(fresh)}; alarms on {_kept(samples)}: {after}, before {before}",
     )
@@ -409,13 +410,14 @@ def _tell(lesson: Lesson, found: bool, progress: Progress) -> None:
 
 def _good(
     profile: Profile, good: Path | str, margin: Margin, progress: Progress
-) -> tuple[list[Picture], GoodCloth]:
+) -> tuple[list[Picture], GoodCloth, bool]:
+    """Good pictures, how they are parted, and whether their files lose fine detail."""
     chosen = spread(find_images(good), progress)
     camera, pictures = profile.camera(), []
     for path, image in read_images(chosen):
         margin.check(path.name, margin.across(image))
         pictures.append(margin.between(image if camera is None else camera.correct(image)))
-    return pictures, part(pictures)
+    return pictures, part(pictures), mostly_lossy(chosen)
 
 
 def _place(lesson: Lesson, image: Picture) -> np.ndarray:
