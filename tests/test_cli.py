@@ -209,3 +209,20 @@ def test_the_doctor_finds_a_folder_that_cannot_be_written(tmp_path: Path) -> Non
     assert found["writing"].essential
     assert "no such file or directory" in found["writing"].found
     assert not found["disk"].ok
+
+
+@pytest.mark.parametrize(
+    ("given", "waits"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_threads_give_their_core_to_another_program_unless_told_otherwise(
+    given: dict[str, str], waits: str
+) -> None:
+    plain = {
+        key: value for key, value in os.environ.items() if key not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    }
+    said = "import loomsight, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", said], env=plain | given, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == waits
