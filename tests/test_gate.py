@@ -394,6 +394,25 @@ def test_thresholds_are_set_on_each_drawn_defect_that_is_found_and_on_nothing_el
     assert np.isfinite(found.cell)
 
 
+def test_a_defect_is_kept_by_one_block_that_passes_both() -> None:
+    """The block that the gate is surest of says nothing at a quick look: the other has to pass."""
+
+    class Narrow(Dark):
+        def jobs(self, jobs: Iterable[tuple[Picture, Sequence[Tile]]]) -> Iterator[list[ScoreMap]]:
+            for image, tiles in jobs:
+                yield [self.score(cut(image, tile)) * (tile.x0 > 0) for tile in tiles]
+
+    image, drawn = good(), np.zeros(good().shape[:2], np.uint8)
+    image[32:64, 96:128] = 0
+    image[32:64, 128:144] = 0
+    drawn[32:64, 96:144] = 1
+    held = [Window(image, drawn, Dark().score(image))] * 240
+    found = gate_thresholds(Gate(), 1, Narrow(), held, (0.5, Grouping(4, 5)))
+    assert found.cell == 28  # half of its cell is dark
+    looks = GatedEngine(Gate(), found.cell, found.near, 1, Narrow(), point=POINT).looks([image])
+    assert [len(look.regions(*POINT)) for look in looks] == [1]
+
+
 def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
     """Defects are half dark; of the cloth one cell is nearly so, the others are not."""
     image, drawn = good(), np.zeros(good().shape[:2], np.uint8)

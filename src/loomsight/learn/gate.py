@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 LOST = 0.01
 """The share of the drawn defects that the engine finds that the gate may lose."""
-_OF_GATE = 0.75  # of what may be lost, that the gate may lose; the quick look behind it may lose the rest
+_OF_LOOK = 0.25  # of what may be lost, that the quick look may lose; the gate may lose the rest
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
 _CALM = 200  # blocks of good cloth: with fewer it is not known how little passes below a threshold
 _NEAREST = 64  # of these, the likeliest to pass, that are looked at quickly
@@ -231,7 +231,7 @@ def gate_thresholds(
         held: see :class:`LearnedGate`.
         point: threshold and grouping of the engine's regions.
     """
-    surest, nearest = [], []
+    said: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # of each defect's blocks
     for window in held:
         found = _found(window, *point)
         if not found:
@@ -239,14 +239,16 @@ def gate_thresholds(
         blocks = _blocks(gate, channels, window.image)
         looks = _quick_looks(engine, window.image, sorted({place for places in found for place in places}))
         for places in found:
-            surest.append(max(float(blocks[place]) for place in places))
-            nearest.append(max(looks[place] for place in places))
-    if len(surest) < _FEWEST:
-        return GateThresholds(-math.inf, 0.0, len(surest))
-    ranks = [max(1, math.floor(share * LOST * (len(surest) + 1))) - 1 for share in (_OF_GATE, 1 - _OF_GATE)]
-    cell, near = sorted(surest)[ranks[0]], min(sorted(nearest)[ranks[1]], point[0])
+            of_gate, of_look = ([own[place] for place in places] for own in (blocks, looks))
+            said.append((np.array(of_gate, np.float32), np.array(of_look, np.float32)))
+    if len(said) < _FEWEST:
+        return GateThresholds(-math.inf, 0.0, len(said))
+    lost = math.floor(LOST * (len(said) + 1)) - 1
+    near = min(sorted(float(of_look.max()) for _, of_look in said)[int(_OF_LOOK * lost)], point[0])
+    kept = (of_gate[of_look >= near] for of_gate, of_look in said)
+    cell = sorted(float(of_gate.max(initial=-np.inf)) for of_gate in kept)[lost]
     good = [window.image for window in held if not window.drawn.any()]
-    return _lowered(GateThresholds(cell, near, len(surest)), gate, channels, engine, good)
+    return _lowered(GateThresholds(cell, near, len(said)), gate, channels, engine, good)
 
 
 def same_blocks(
