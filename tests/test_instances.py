@@ -73,6 +73,13 @@ def test_boxes_that_overlap_or_coincide_keep_their_extent() -> None:
     assert cut.tolist() == [[0, 8, 8, 12], [0, 0, 16, 18], [0, 8, 8, 12]]
 
 
+def test_a_box_of_less_than_a_pixel_at_the_far_border_is_there() -> None:
+    height, width = IMAGE.shape[:2]
+    box = np.array([[width - 0.4, height - 0.4, width, height]], np.float32)
+    found, _ = instances_of(LabelledPicture(IMAGE, None, box, ("nep",)))
+    assert boxes_of(found)[0].tolist() == [[width - 1, height - 1, width, height]]
+
+
 def test_tiles_of_overlapping_boxes_train_both_networks() -> None:
     boxes = np.array([[10, 20, 40, 24], [10, 20, 40, 24], [12, 10, 30, 40]], np.float32)
     known = LabelledPicture(IMAGE, None, boxes, ("float", "slub", "nep"), "a")

@@ -10,7 +10,7 @@ import pytest
 from loomsight.errors import UsageError
 from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.types import LabelledPicture, TrainingTile
-from loomsight.learn.detector import collate_boxes
+from loomsight.learn.detector import DetectorSettings, collate_boxes, recipe_for
 from loomsight.loom import ClothSpec, weave
 from loomsight.synthesis.augment import stretch
 from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker, mirror_pad
@@ -92,6 +92,28 @@ def test_nothing_is_learned_inside_a_box_whose_pixels_are_not_labelled(grey: Mat
     for tile in maker.batch(0):
         assert not tile.target.any()
         assert (tile.weight == 0).sum() == 32 * 32
+
+
+def test_a_network_of_boxes_is_shown_known_defects_that_are_boxed_alone() -> None:
+    """Of a picture of many tiles, seven of ten windows lie on its one small box; else hardly one."""
+    image = np.full((640, 640, 3), 90, np.uint8)
+    boxed = LabelledPicture(image, None, np.array([[300, 300, 308, 308]], np.float32), ("nep",), "boxed")
+    shown = []
+    for boxes in (True, False):
+        maker = TileMaker(Recipe(arms=("none",), tile=64), Material([], [boxed]), boxes=boxes)
+        shown.append(np.mean([bool(tile.weight.min() == 0) for k in range(20) for tile in maker.batch(k)]))
+    assert 0.6 < shown[0] < 0.85
+    assert shown[1] < 0.1
+
+
+def test_made_defects_do_not_outnumber_the_real_ones_that_a_detector_learns_from(grey: Material) -> None:
+    settings = DetectorSettings()
+    own = recipe_for(Recipe(), settings, grey)
+    assert (own.synthetic, own.good) == (0.25, 0.25)
+    good_only = Material(grey.good, [LabelledPicture(grey.good[0], np.zeros((160, 200), bool), fabric="a")])
+    assert recipe_for(Recipe(), settings, good_only).synthetic == 0.5
+    boxed = LabelledPicture(grey.good[0], None, np.array([[8, 16, 40, 48]], np.float32), fabric="boxed")
+    assert recipe_for(Recipe(), settings, Material(grey.good, [boxed])).synthetic == 0.25
 
 
 def test_recipes_that_cannot_be_are_refused(grey: Material) -> None:

@@ -28,7 +28,10 @@ def instances_of(picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]
         the map, and the type of each defect, ``unknown`` where no label says.
     """
     if picture.mask is None:
-        boxes = (np.zeros((0, 4)) if picture.boxes is None else np.rint(picture.boxes)).astype(int)
+        given = np.zeros((0, 4)) if picture.boxes is None else picture.boxes
+        boxes = np.rint(given).astype(int)
+        # what ends within the picture begins within it, however thin it is
+        boxes[:, :2] = np.minimum(boxes[:, :2], np.ceil(given[:, 2:]).astype(int) - 1)
         return _layers(boxes, picture.image.shape[:2]), _types(picture.types, len(boxes))
     count, labels = label_parts(picture.mask, GAP)
     found = labels.astype(np.int16)

@@ -55,6 +55,7 @@ class DetectorSettings(Config):
     ema: float = Field(0.98, ge=0, lt=1)
     tile: int = Field(160, ge=128, le=1024, multiple_of=32)  # pixels a side, in training and in inspection
     batch: int = Field(4, ge=1)
+    synthetic: float = Field(0.25, ge=0, le=1)  # share of tiles with made defects, where real ones are known
     most: int = Field(8, ge=1)  # defects made in one tile, and
     another: float = Field(0.85, ge=0, le=1)  # the chance of a further one: see Recipe
 
@@ -125,13 +126,16 @@ def base_detector(base: Base | None, form: DetectorForm) -> tuple[dict[str, Tens
     return base.weights("detector"), tuple(str(name) for name in cast("list[str]", built["types"]))
 
 
-def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:
-    """The same arms and shares, in the detector's tiles, and each of these full of defects.
+def recipe_for(recipe: Recipe, settings: DetectorSettings, material: Material) -> Recipe:
+    """The same arms in the detector's tiles, each full of made defects, and more tiles with real ones.
 
     A detector learns from boxes, not from pixels: five to a tile teach it five times as much as one
-    (dense one-to-one matching; Huang et al., *DEIM*, CVPR 2025).
+    (dense one-to-one matching; Huang et al., *DEIM*, CVPR 2025). So made ones would outnumber real ones by
+    ten; where no real one is known, the shares stay.
     """
     own = {name: getattr(settings, name) for name in ("tile", "batch", "most", "another")}
+    if material.defective or material.boxed:
+        own["synthetic"] = settings.synthetic
     return recipe.model_copy(update=own)
 
 
@@ -181,13 +185,13 @@ def train_detector(
         WeightsError: weights are missing or not of this network.
     """
     settings = settings or DetectorSettings()
-    own = recipe_for(recipe, settings)
+    own = recipe_for(recipe, settings, material)
     torch.manual_seed(seed)
     named = tuple(types or types_in(material, own))
     network = build(settings.form, named, weights=settings.weights)
     if start is not None:
         start_from(network, *start)
-    maker = TileMaker(own, material, seed=seed)
+    maker = TileMaker(own, material, seed=seed, boxes=True)
     history = fit(
         DetectorTask(network, lr=settings.lr, weight_decay=settings.weight_decay),
         lambda k: collate_boxes(maker.batch(k), named),

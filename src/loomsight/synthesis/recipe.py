@@ -109,12 +109,14 @@ class Material:
     made: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     parts: Mapping[str, list[DefectPart]] = field(init=False)
     defective: Mapping[str, list[LabelledPicture]] = field(init=False)
+    boxed: Mapping[str, list[LabelledPicture]] = field(init=False)  # those with boxes alone
     flawless: Mapping[str, list[LabelledPicture]] = field(init=False)
     _maps: dict[int, tuple[InstanceMap, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         parts: dict[str, list[DefectPart]] = {}
         defective: dict[str, list[LabelledPicture]] = {}
+        boxed: dict[str, list[LabelledPicture]] = {}
         flawless: dict[str, list[LabelledPicture]] = {}
         for picture in self.known:
             labelled = picture.mask is not None and bool(picture.mask.any())
@@ -122,6 +124,8 @@ class Material:
                 0
             ]  # 24 fabrics of one folder weigh as much as one roll
             (defective if labelled else flawless).setdefault(collection, []).append(picture)
+            if picture.mask is None and picture.boxes is not None and len(picture.boxes):
+                boxed.setdefault(collection, []).append(picture)
             if labelled and picture.mask is not None:
                 image, types = to_rgb(picture.image), self.instances(picture)
                 found = cut_parts(image, picture.mask, picture.fabric, types=types)
@@ -129,6 +133,7 @@ class Material:
         set_ = object.__setattr__
         set_(self, "parts", {name: found for name, found in parts.items() if found})
         set_(self, "defective", defective)
+        set_(self, "boxed", boxed)
         set_(self, "flawless", flawless)
 
     def instances(self, picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
@@ -207,12 +212,13 @@ class TileMaker:
         recipe: what to make.
         material: what to make it of.
         seed: of everything random.
+        boxes: show known pictures with boxes alone where these are, too: for a network that learns boxes.
 
     Raises:
         ValueError: the recipe needs known defects, or samples of a generator, and the material has none.
     """
 
-    def __init__(self, recipe: Recipe, material: Material, *, seed: int = 0) -> None:
+    def __init__(self, recipe: Recipe, material: Material, *, seed: int = 0, boxes: bool = False) -> None:
         if {"paste", "poisson"} & set(recipe.arms) and not material.parts:
             raise ValueError(f"{recipe.name} needs known fabrics with masks, and there are none")
         for arm in set(recipe.arms) & set(GENERATED):
@@ -228,6 +234,9 @@ class TileMaker:
         self._places, self._odds = rare_places(self._good, self._window)
         self._strongest = strongest_places(self._good, self._off)
         self._grey = material.grey
+        self._defective = dict(material.defective)
+        for name, boxed in material.boxed.items() if boxes else ():
+            self._defective[name] = [*self._defective.get(name, ()), *boxed]
 
     def batch(self, k: int) -> list[TrainingTile]:
         """The tiles of step ``k``: synthetic ones, good ones, known ones, in the recipe's shares."""
@@ -321,10 +330,10 @@ class TileMaker:
 
     def _known(self, size: int, rng: np.random.Generator) -> TrainingTile:
         material = self._material
-        if material.defective and (not material.flawless or rng.random() < 0.7):
-            picture = _pick(material.defective, rng)
-            assert picture.mask is not None  # noqa: S101 — it is in ``defective``
-            window = _window_on(mirror_pad(picture.mask, size), size, rng)
+        if self._defective and (not material.flawless or rng.random() < 0.7):
+            picture = _pick(self._defective, rng)
+            where = picture.mask if picture.mask is not None else flat(material.instances(picture)[0])
+            window = _window_on(mirror_pad(where, size), size, rng)
         else:
             picture = _pick(material.flawless, rng)
             height, width = picture.image.shape[:2]
