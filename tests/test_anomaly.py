@@ -349,6 +349,18 @@ def test_a_large_picture_is_remembered_and_taught_piece_by_piece(monkeypatch: py
     assert np.median(said) == 0
 
 
+@pytest.mark.parametrize(("kept", "budget"), [(4.0, 512.0), (0.25, 64.0)])
+def test_an_earlier_memory_opens_and_learns_on_within_the_budget_of_today(kept: float, budget: float) -> None:
+    """An array of it holds the coreset's share, 4 MB as ever; with less there is the least budget."""
+    fresh = Memory.fit(good_cloth()[:1], MemorySettings(budget_mb=64))
+    opened = Memory.from_arrays(fresh.to_arrays() | {"budget": np.array([kept], np.float32)})
+    assert opened._settings.budget_mb == budget
+    assert (opened.strangeness(good_cloth()[0]) == fresh.strangeness(good_cloth()[0])).all()
+    opened.add(good_cloth()[1:2])
+    banks = sum(own.nbytes for key, own in opened.to_arrays().items() if key.endswith("bank"))
+    assert banks <= budget / 128 * 1e6 / 3
+
+
 def test_added_cloth_is_no_longer_strange() -> None:
     other = weave(PRESETS["sheeting"], 192, 320, np.random.default_rng(5)).image
     memory = Memory.fit(good_cloth()[:2], MemorySettings(budget_mb=128))
