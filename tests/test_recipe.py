@@ -102,6 +102,8 @@ def test_a_network_of_boxes_is_shown_known_defects_that_are_boxed_alone() -> Non
     for boxes in (True, False):
         maker = TileMaker(Recipe(arms=("none",), tile=64), Material([], [boxed]), boxes=boxes)
         shown.append(np.mean([bool(tile.weight.min() == 0) for k in range(20) for tile in maker.batch(k)]))
+    away = LabelledPicture(image, None, np.array([[700, 700, 708, 708]], np.float32), ("nep",), "boxed")
+    assert len(TileMaker(Recipe(arms=("none",), tile=64), Material([], [away]), boxes=True).batch(0)) == 8
     assert 0.6 < shown[0] < 0.85
     assert shown[1] < 0.1
 

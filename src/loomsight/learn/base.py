@@ -117,6 +117,8 @@ def train_network(
     pictures, told = _known_fabrics(known, settings, progress)
     good = [picture.image for picture in pictures if picture.mask is not None and not picture.mask.any()]
     recipe = settings.recipe if good else Recipe(arms=("none",), tile=settings.recipe.tile)
+    if "synthetic" not in detector.model_fields_set:  # there is no new cloth to keep in proportion
+        detector = detector.model_copy(update={"synthetic": recipe.synthetic})
     material = Material(good, list(pictures))
     seconds = settings.minutes * 60
     common: dict[str, Any] = {"steps": settings.steps, "seconds": seconds, "seed": settings.seed}

@@ -109,8 +109,10 @@ class Material:
     made: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     parts: Mapping[str, list[DefectPart]] = field(init=False)
     defective: Mapping[str, list[LabelledPicture]] = field(init=False)
-    boxed: Mapping[str, list[LabelledPicture]] = field(init=False)  # those with boxes alone
-    flawless: Mapping[str, list[LabelledPicture]] = field(init=False)
+    boxed: Mapping[str, list[LabelledPicture]] = field(init=False)  # those whose defects have boxes alone,
+    flawless: Mapping[str, list[LabelledPicture]] = field(
+        init=False
+    )  # which are in here for their other cloth
     _maps: dict[int, tuple[InstanceMap, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -124,7 +126,7 @@ class Material:
                 0
             ]  # 24 fabrics of one folder weigh as much as one roll
             (defective if labelled else flawless).setdefault(collection, []).append(picture)
-            if picture.mask is None and picture.boxes is not None and len(picture.boxes):
+            if picture.mask is None and self.instances(picture)[0].any():
                 boxed.setdefault(collection, []).append(picture)
             if labelled and picture.mask is not None:
                 image, types = to_rgb(picture.image), self.instances(picture)
