@@ -13,12 +13,13 @@ from loomsight.detection.deeplab import (
     DeepLabLite,
     Form,
     SegmenterTask,
+    box_loss,
     build,
     segmentation_loss,
     start_from,
 )
 from loomsight.fabric.types import LabelledPicture, Region, TrainingTile
-from loomsight.learn.segmenter import collate, train_segmenter
+from loomsight.learn.segmenter import SegmenterSettings, collate, train_segmenter
 from loomsight.loom import ClothSpec, weave
 from loomsight.runtime.engine import TorchEngine
 from loomsight.synthesis.recipe import Material, Recipe
@@ -68,6 +69,45 @@ def test_the_loss_counts_a_defect_more_and_the_unknown_not_at_all() -> None:
     logits[..., 0, 0] = 50
     assert torch.isclose(segmentation_loss(logits, target, weight, 9.0), plain)
     assert segmentation_loss(logits, target, torch.zeros_like(weight), 9.0) == 0
+
+
+def test_a_box_asks_for_some_of_the_defect_in_each_row_and_column() -> None:
+    thread, dot, nothing = (torch.full((1, 1, 20, 20), -20.0) for _ in range(3))
+    boxes = [torch.tensor([[4, 6, 14, 16]])]
+    for k in range(10):
+        thread[..., 6 + k, 4 + k] = 20  # on the slant, from corner to corner
+    dot[..., 10, 8] = 20
+    assert box_loss(thread, boxes) < 1e-3
+    assert box_loss(nothing, boxes) == pytest.approx(20 * 20)
+    assert box_loss(dot, boxes) == pytest.approx(18 * 20)
+    assert box_loss(nothing, [torch.zeros((0, 4), dtype=torch.int64)]) == 0
+
+
+def test_a_box_that_the_tile_cuts_asks_only_what_must_lie_in_the_tile() -> None:
+    nothing = torch.full((1, 1, 20, 20), -20.0)
+    assert box_loss(nothing, [torch.tensor([[14, 2, 20, 8]])]) == pytest.approx(6 * 20)  # its columns
+    assert box_loss(nothing, [torch.tensor([[4, 0, 14, 8]])]) == pytest.approx(8 * 20)  # its rows
+    assert box_loss(nothing, [torch.tensor([[0, 0, 14, 8]])]) == 0
+
+
+def test_a_segmenter_learns_from_boxes_alone() -> None:
+    """Dark squares on even cloth, of which only the boxes are known."""
+    rng = np.random.default_rng(0)
+    known = []
+    for number in range(6):
+        image = rng.integers(110, 140, (96, 96, 3)).astype(np.uint8)
+        x, y = rng.integers(8, 64, 2)
+        image[y : y + 16, x : x + 16] = 20
+        box = np.array([[x, y, x + 16, y + 16]], np.float32)
+        known.append(LabelledPicture(image, None, box, ("hole",), f"boxed {number}"))
+    recipe = Recipe(arms=("none",), tile=64, batch=4, stretch=0)
+    network, _ = train_segmenter(Material([], known), recipe, SegmenterSettings(ema=0.8), steps=40)
+    image = rng.integers(110, 140, (96, 96, 3)).astype(np.uint8)
+    image[40:56, 24:40] = 20
+    score = TorchEngine(network).score(image)
+    assert score[40:56, 24:40].mean() > 0.5
+    score[36:60, 20:44] = 0
+    assert score.max() < 0.3
 
 
 def test_tiles_become_a_batch() -> None:

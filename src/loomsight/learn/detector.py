@@ -134,7 +134,7 @@ def recipe_for(recipe: Recipe, settings: DetectorSettings, material: Material) -
     ten; where no real one is known, the shares stay.
     """
     own = {name: getattr(settings, name) for name in ("tile", "batch", "most", "another")}
-    if material.defective or material.boxed:
+    if material.defective:
         own["synthetic"] = settings.synthetic
     return recipe.model_copy(update=own)
 
@@ -191,7 +191,7 @@ def train_detector(
     network = build(settings.form, named, weights=settings.weights)
     if start is not None:
         start_from(network, *start)
-    maker = TileMaker(own, material, seed=seed, boxes=True)
+    maker = TileMaker(own, material, seed=seed)
     history = fit(
         DetectorTask(network, lr=settings.lr, weight_decay=settings.weight_decay),
         lambda k: collate_boxes(maker.batch(k), named),

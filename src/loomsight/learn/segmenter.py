@@ -18,6 +18,7 @@ from loomsight.evaluation.operating_point import (
     joined_through_faint,
     set_operating_point,
 )
+from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.regions import Grouping
 from loomsight.fabric.types import Picture, ScoreMap, TrainingTile
 from loomsight.progress import Progress
@@ -46,9 +47,18 @@ def collate(tiles: list[TrainingTile], types: Sequence[str] = ()) -> Batch:
         "target": torch.from_numpy(np.stack([tile.target for tile in tiles]))[:, None],
         "weight": torch.from_numpy(np.stack([tile.weight for tile in tiles]))[:, None],
     }
+    if not all(tile.weight.all() for tile in tiles):
+        batch["boxes"] = [torch.from_numpy(_boxes_alone(tile)) for tile in tiles]
     if types:
         batch["types"] = torch.from_numpy(np.stack([_types_of(tile, types) for tile in tiles]))
     return batch
+
+
+def _boxes_alone(tile: TrainingTile) -> NDArray[np.int64]:
+    """The boxes of a tile's defects of which no pixel is known, (n, 4)."""
+    if tile.instances is None or tile.weight.all():
+        return np.zeros((0, 4), np.int64)
+    return boxes_of(tile.instances)[0].astype(np.int64)
 
 
 def _types_of(tile: TrainingTile, types: Sequence[str]) -> NDArray[np.int64]:

@@ -100,8 +100,11 @@ class Material:
     Attributes:
         good: good pictures of the new fabric.
         known: labelled pictures of other fabrics, good ones with an empty mask among them. Inside the
-            boxes of a picture without a mask nothing is known, and nothing is learned.
+            boxes of a picture without a mask no pixel is known, only that a defect is there.
         made: for each generated arm of the recipe, its samples in windows of the new fabric's good cloth.
+        defective, flawless: of each collection, the known pictures with a defect and those with good cloth;
+            with boxes alone, a picture is in both.
+        parts: of each collection, the defects that can be cut out.
     """
 
     good: Sequence[Picture]
@@ -109,25 +112,22 @@ class Material:
     made: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
     parts: Mapping[str, list[DefectPart]] = field(init=False)
     defective: Mapping[str, list[LabelledPicture]] = field(init=False)
-    boxed: Mapping[str, list[LabelledPicture]] = field(init=False)  # those whose defects have boxes alone,
-    flawless: Mapping[str, list[LabelledPicture]] = field(
-        init=False
-    )  # which are in here for their other cloth
+    flawless: Mapping[str, list[LabelledPicture]] = field(init=False)
     _maps: dict[int, tuple[InstanceMap, tuple[str, ...]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         parts: dict[str, list[DefectPart]] = {}
         defective: dict[str, list[LabelledPicture]] = {}
-        boxed: dict[str, list[LabelledPicture]] = {}
         flawless: dict[str, list[LabelledPicture]] = {}
         for picture in self.known:
-            labelled = picture.mask is not None and bool(picture.mask.any())
-            collection = picture.fabric.partition("/")[
-                0
-            ]  # 24 fabrics of one folder weigh as much as one roll
-            (defective if labelled else flawless).setdefault(collection, []).append(picture)
-            if picture.mask is None and self.instances(picture)[0].any():
-                boxed.setdefault(collection, []).append(picture)
+            # 24 fabrics of one folder weigh as much as one roll
+            collection = picture.fabric.partition("/")[0]
+            marked = picture.mask if picture.mask is not None else self.instances(picture)[0]
+            labelled = bool(marked.any())
+            if labelled:
+                defective.setdefault(collection, []).append(picture)
+            if picture.mask is None or not labelled:
+                flawless.setdefault(collection, []).append(picture)
             if labelled and picture.mask is not None:
                 image, types = to_rgb(picture.image), self.instances(picture)
                 found = cut_parts(image, picture.mask, picture.fabric, types=types)
@@ -135,7 +135,6 @@ class Material:
         set_ = object.__setattr__
         set_(self, "parts", {name: found for name, found in parts.items() if found})
         set_(self, "defective", defective)
-        set_(self, "boxed", boxed)
         set_(self, "flawless", flawless)
 
     def instances(self, picture: LabelledPicture) -> tuple[InstanceMap, tuple[str, ...]]:
@@ -214,13 +213,12 @@ class TileMaker:
         recipe: what to make.
         material: what to make it of.
         seed: of everything random.
-        boxes: show known pictures with boxes alone where these are, too: for a network that learns boxes.
 
     Raises:
         ValueError: the recipe needs known defects, or samples of a generator, and the material has none.
     """
 
-    def __init__(self, recipe: Recipe, material: Material, *, seed: int = 0, boxes: bool = False) -> None:
+    def __init__(self, recipe: Recipe, material: Material, *, seed: int = 0) -> None:
         if {"paste", "poisson"} & set(recipe.arms) and not material.parts:
             raise ValueError(f"{recipe.name} needs known fabrics with masks, and there are none")
         for arm in set(recipe.arms) & set(GENERATED):
@@ -236,9 +234,6 @@ class TileMaker:
         self._places, self._odds = rare_places(self._good, self._window)
         self._strongest = strongest_places(self._good, self._off)
         self._grey = material.grey
-        self._defective = dict(material.defective)
-        for name, boxed in material.boxed.items() if boxes else ():
-            self._defective[name] = [*self._defective.get(name, ()), *boxed]
 
     def batch(self, k: int) -> list[TrainingTile]:
         """The tiles of step ``k``: synthetic ones, good ones, known ones, in the recipe's shares."""
@@ -332,8 +327,8 @@ class TileMaker:
 
     def _known(self, size: int, rng: np.random.Generator) -> TrainingTile:
         material = self._material
-        if self._defective and (not material.flawless or rng.random() < 0.7):
-            picture = _pick(self._defective, rng)
+        if material.defective and (not material.flawless or rng.random() < 0.7):
+            picture = _pick(material.defective, rng)
             where = picture.mask if picture.mask is not None else flat(material.instances(picture)[0])
             window = _window_on(mirror_pad(where, size), size, rng)
         else:
