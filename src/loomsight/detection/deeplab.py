@@ -252,9 +252,7 @@ def segmentation_loss(
     return (each * known).sum() / weight.sum().clamp(min=1)
 
 
-def box_loss(
-    logits: Float[Tensor, "b 1 h w"], boxes: Sequence[Int[Tensor, "n 4"]]
-) -> Float[Tensor, ""]:
+def box_loss(logits: Float[Tensor, "b 1 h w"], boxes: Sequence[Int[Tensor, "n 4"]]) -> Float[Tensor, ""]:
     """What a box alone tells of its pixels: each of its rows and columns holds some of the defect.
 
     The surest pixel of each answers for it (the projection term of Tian et al., *BoxInst*, CVPR 2021). Where
