@@ -394,6 +394,7 @@ def test_with_a_detector_the_profile_boxes_and_names(fabrics: Path, elsewhere: P
     assert all(0 < region.score <= 1 and region.type in said for region in again.detect(picture))
     text = Path("boxed/report.html").read_text(encoding="utf-8")
     assert "RT-DETR" in text
+    assert "128 × 128 px, 2 a step; recipe paste+drawn, 25% with made defects, 25% good cloth" in text
     shutil.copytree("boxed", "taught")
     renewed = teach(Profile.open("taught"), good=fabrics / "new/good").card
     assert renewed.detector is not None
@@ -406,6 +407,19 @@ def test_with_a_detector_the_profile_boxes_and_names(fabrics: Path, elsewhere: P
     result = inspect_roll(fabrics / "new/defect", profile, Path("roll"))
     assert result.ledger.inspected == 3
     assert "RT-DETR" in Path("roll/report.html").read_text(encoding="utf-8")
+
+
+def test_known_cloth_may_have_boxes_alone(fabrics: Path, elsewhere: Path) -> None:
+    known = elsewhere / "known/boxed"
+    (known / "images").mkdir(parents=True)
+    (known / "labels").mkdir()
+    (known / "data.yaml").write_text("names: [hole]\n")
+    for picture in sorted((fabrics / "a/defect").iterdir()):
+        shutil.copy(picture, known / "images")
+        (known / "labels" / f"{picture.stem}.txt").write_text("0 0.5 0.5 0.1 0.2\n")
+    drawn = settings(recipe={"tile": 64, "batch": 2})
+    profile = learn(fabrics / "new/good", name="x", out=Path("x"), known=known, settings=drawn)
+    assert profile.card.training["known"] == "3 pictures of 1 fabrics, 0 with masks, 3 with boxes alone"
 
 
 def test_with_says_what_it_knows(fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,7 @@ _Base = Annotated[
 _Known = Annotated[
     Path | None,
     typer.Option(
-        help="Known fabrics with masks, or boxes for a detector; without it the loom weaves them.",
+        help="Known fabrics with masks or boxes; without it the loom weaves them.",
         show_default=False,
     ),
 ]

@@ -62,9 +62,11 @@ class DetectorSettings(Config):
 
 @dataclass
 class LearnedDetector:
-    """A detector beside a segmenter: what it is, how it was trained, where it is set, what to doubt."""
+    """A detector beside a segmenter: what it is, of which tiles and how it was trained, where it is set, what
+    to doubt."""
 
     network: Detector
+    recipe: Recipe
     history: History
     point: OperatingPoint
     card: DetectorCard
@@ -105,7 +107,8 @@ def learn_detector(
     if history.steps < enough:
         text = f"only {history.steps} training steps of the detector were done, {enough} make a sure one"
         doubts.append(Doubt("short", f"{text}: give more --minutes"))
-    return LearnedDetector(network, history, own, card, doubts)
+    tiles = recipe_for(recipe, settings, material)
+    return LearnedDetector(network, tiles, history, own, card, doubts)
 
 
 def as_in_base(settings: DetectorSettings, base: Base | None) -> DetectorSettings:

@@ -471,6 +471,7 @@ def _known(
             why="not one of its pictures can be read, or its defects have neither masks nor boxes",
         )
     masks = sum(picture.mask is not None and bool(picture.mask.any()) for picture in pictures)
+    boxes = sum(picture.mask is None for picture in pictures)
     if not masks and {"paste", "poisson"} & set(settings.recipe.arms):
         raise UsageError(
             f"the recipe {settings.recipe.name} needs defects with masks",
@@ -479,7 +480,8 @@ def _known(
             do="use --recipe drawn, or leave --known out",
         )
     fabrics = len({picture.fabric for picture in pictures})
-    return pictures, f"{len(pictures)} pictures of {fabrics} fabrics, {masks} with masks"
+    alone = f", {boxes} with boxes alone" if boxes else ""
+    return pictures, f"{len(pictures)} pictures of {fabrics} fabrics, {masks} with masks{alone}"
 
 
 def _without_own(items: Sequence[Item], good: Sequence[Path]) -> list[Item]:

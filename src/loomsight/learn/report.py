@@ -26,6 +26,7 @@ from loomsight.learn.trial import Trial, made_tiles, marked
 
 if TYPE_CHECKING:
     from loomsight.learn.job import Learned, LearnSettings
+    from loomsight.synthesis.recipe import Recipe
 
 _SAMPLES = 12  # made defects that are shown as they are
 _SHOWN = 6  # of those found, and of those missed
@@ -263,19 +264,12 @@ def _curve(sheet: page.Page, learned: Learned) -> None:
 
 def _circumstances(learned: Learned) -> list[tuple[str, str]]:
     settings, point, recipe = learned.settings, learned.point, learned.settings.recipe
-    shares = (
-        f", {recipe.synthetic:.0%} with made defects, {recipe.good:.0%} good cloth, the others known cloth"
-    )
     kept = "cloth not learned from" if learned.good.disjoint else "the cloth that was learned from"
     reason = {"seconds": "the time was used up", "steps": "the number of steps was reached"}
     return [
         ("Known cloth", learned.known),
         ("Nearest known fabric", _nearest(learned)),
-        (
-            "Training tiles",
-            f"{recipe.tile} × {recipe.tile} px, {recipe.batch} a step; recipe {recipe.name}"
-            f"{'' if recipe.source_only else shares}",
-        ),
+        ("Training tiles", _tiles(recipe)),
         ("Training ended because", reason.get(str(learned.history.stopped_because), "")),
         ("Network", f"DeepLabV3, {settings.segmenter.form} form"),
         (
@@ -296,6 +290,14 @@ def _circumstances(learned: Learned) -> list[tuple[str, str]]:
         ("Texture code", learned.encoder),
         ("Seed", str(settings.seed)),
     ]
+
+
+def _tiles(recipe: Recipe) -> str:
+    what = f"{recipe.tile} × {recipe.tile} px, {recipe.batch} a step; recipe {recipe.name}"
+    if recipe.source_only:
+        return what
+    shares = f"{recipe.synthetic:.0%} with made defects, {recipe.good:.0%} good cloth, the others known cloth"
+    return f"{what}, {shares}"
 
 
 def _chance(learned: Learned) -> list[tuple[str, str]]:
@@ -345,10 +347,11 @@ def _detector(learned: Learned) -> list[tuple[str, str]]:
     if learned.detector is None:
         return []
     card, point = learned.detector.card, learned.detector.point
-    what = f"RT-DETR, {card.form}, {learned.detector.history.steps:,} steps on tiles of {card.tile} px"
+    what = f"RT-DETR, {card.form}, {learned.detector.history.steps:,} steps"
     types = ", ".join(card.types)
     return [
         ("Detector", what),
+        ("Its tiles", _tiles(learned.detector.recipe)),
         ("Types it tells apart", types),
         ("Detector's threshold", f"{point.threshold:.4f}; both together: margin {card.fusion.margin:.2f}"),
     ]
