@@ -154,10 +154,7 @@ def measure(
     if words & {"loom", "mixed", "near"}:
         woven = woven_for(asked, seed, seen if "near" in words else None)
         known = woven if "loom" in words else known + woven
-    recipe = Recipe(
-        arms=("drawn",) if name == "oracle" else arms_of(name),
-        stretch=Recipe().stretch if "stretch" in words else 0.0,
-    )
+    recipe = recipe_of(name, words)
     base = None
     if set(recipe.arms) & set(GENERATED) or "base" in words:
         base = fold_base(asked, fold, known, f"without {left_out}" if left_out else "")
@@ -203,6 +200,13 @@ def measure(
         validate_every=every,
     )
     return rows
+
+
+def recipe_of(name: str, words: set[str]) -> Recipe:
+    """The recipe of an arm."""
+    arms = ("drawn",) if name == "oracle" else arms_of(name)
+    recipe = Recipe(arms=arms, stretch=Recipe().stretch if "stretch" in words else 0.0)
+    return recipe.half_made() if "loom" in words else recipe
 
 
 def woven_for(asked: argparse.Namespace, seed: int, like: list[Picture] | None) -> list[LabelledPicture]:

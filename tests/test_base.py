@@ -18,13 +18,13 @@ from loomsight.errors import BaseWeightsError, DatasetError, UsageError
 from loomsight.fabric.images import read_image, write_png
 from loomsight.fabric.types import UNKNOWN
 from loomsight.learn.base import BaseSettings, train_base, train_network, weave_fabrics
-from loomsight.learn.detector import DetectorSettings, as_in_base, base_detector, recipe_for
+from loomsight.learn.detector import DetectorSettings, as_in_base, base_detector
 from loomsight.learn.synth import SynthSettings, synthesise
 from loomsight.loom import DRAWN_KINDS, ClothSpec, weave
 from loomsight.progress import Progress
 from loomsight.synthesis.diffusion import DiffusionSettings
 from loomsight.synthesis.fusion import FusionSettings
-from loomsight.synthesis.recipe import Material, Recipe, arms_of
+from loomsight.synthesis.recipe import Recipe, arms_of
 from loomsight.synthesis.texture_gan import TextureGanSettings
 
 TINY = BaseSettings(
@@ -240,23 +240,6 @@ def test_a_detector_is_put_into_a_base_beside_what_is_there(base: Base, tmp_path
     assert "detector" in again.card.networks
     assert again.card.networks["segmenter"]["types"] == base.card.networks["segmenter"]["types"]
     assert any(not np.array_equal(before[key], value) for key, value in again.weights("segmenter").items())
-
-
-@pytest.mark.parametrize(("own", "share"), [({}, 0.5), ({"synthetic": 0.1}, 0.1)])
-def test_a_base_s_detector_practises_on_made_defects_as_the_recipe_says_unless_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, float], share: float
-) -> None:
-    """The smaller share is for one new fabric, whose known defects would be drowned."""
-    seen = []
-
-    def watched(recipe: Recipe, settings: DetectorSettings, material: Material) -> Recipe:
-        seen.append(recipe_for(recipe, settings, material))
-        return seen[-1]
-
-    monkeypatch.setattr("loomsight.learn.detector.recipe_for", watched)
-    small = DetectorSettings(tile=128, batch=2, **own)
-    train_network("detector", None, out=tmp_path / "base", settings=TINY, detector=small)
-    assert [recipe.synthetic for recipe in seen] == [share]
 
 
 def _ends(words: list[str]) -> int:

@@ -10,7 +10,7 @@ import pytest
 from loomsight.errors import UsageError
 from loomsight.fabric.instances import boxes_of
 from loomsight.fabric.types import LabelledPicture, TrainingTile
-from loomsight.learn.detector import DetectorSettings, collate_boxes, recipe_for
+from loomsight.learn.detector import collate_boxes
 from loomsight.loom import ClothSpec, weave
 from loomsight.synthesis.augment import stretch
 from loomsight.synthesis.recipe import ARMS, Material, Recipe, TileMaker, mirror_pad
@@ -107,14 +107,19 @@ def test_known_defects_that_are_boxed_alone_are_shown() -> None:
     assert len(TileMaker(Recipe(arms=("none",), tile=64), Material([], [away])).batch(0)) == 8
 
 
-def test_made_defects_do_not_outnumber_the_real_ones_that_a_detector_learns_from(grey: Material) -> None:
-    settings = DetectorSettings()
-    own = recipe_for(Recipe(), settings, grey)
-    assert (own.synthetic, own.good) == (0.25, 0.25)
+def test_half_of_what_is_practised_on_are_known_defects_where_some_are_known(grey: Material) -> None:
+    def shares(material: Material) -> dict[str, float]:
+        maker = TileMaker(Recipe(tile=64), material)
+        origins = [tile.origin for k in range(100) for tile in maker.batch(k)]
+        return {name: origins.count(name) / len(origins) for name in sorted(set(origins))}
+
+    assert shares(grey) == {"drawn": 0.25, "good": 0.25, "real": 0.5}
     good_only = Material(grey.good, [LabelledPicture(grey.good[0], np.zeros((160, 200), bool), fabric="a")])
-    assert recipe_for(Recipe(), settings, good_only).synthetic == 0.5
-    boxed = LabelledPicture(grey.good[0], None, np.array([[8, 16, 40, 48]], np.float32), fabric="boxed")
-    assert recipe_for(Recipe(), settings, Material(grey.good, [boxed])).synthetic == 0.25
+    made = shares(good_only)
+    assert made["drawn"] == pytest.approx(0.25 + 0.7 * 0.5, abs=0.03), "they stand for known ones"
+    assert shares(Material(grey.good, [])) == {"drawn": 0.75, "good": 0.25}
+    assert Recipe().half_made().synthetic == 0.5, "for where the loom wove what is known"
+    assert Recipe(synthetic=0.1).half_made().synthetic == 0.1, "as asked for"
 
 
 def test_recipes_that_cannot_be_are_refused(grey: Material) -> None:

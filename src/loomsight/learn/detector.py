@@ -55,7 +55,6 @@ class DetectorSettings(Config):
     ema: float = Field(0.98, ge=0, lt=1)
     tile: int = Field(160, ge=128, le=1024, multiple_of=32)  # pixels a side, in training and in inspection
     batch: int = Field(4, ge=1)
-    synthetic: float = Field(0.25, ge=0, le=1)  # share of tiles with made defects, where real ones are known
     most: int = Field(8, ge=1)  # defects made in one tile, and
     another: float = Field(0.85, ge=0, le=1)  # the chance of a further one: see Recipe
 
@@ -107,8 +106,7 @@ def learn_detector(
     if history.steps < enough:
         text = f"only {history.steps} training steps of the detector were done, {enough} make a sure one"
         doubts.append(Doubt("short", f"{text}: give more --minutes"))
-    tiles = recipe_for(recipe, settings, material)
-    return LearnedDetector(network, tiles, history, own, card, doubts)
+    return LearnedDetector(network, recipe_for(recipe, settings), history, own, card, doubts)
 
 
 def as_in_base(settings: DetectorSettings, base: Base | None) -> DetectorSettings:
@@ -129,16 +127,13 @@ def base_detector(base: Base | None, form: DetectorForm) -> tuple[dict[str, Tens
     return base.weights("detector"), tuple(str(name) for name in cast("list[str]", built["types"]))
 
 
-def recipe_for(recipe: Recipe, settings: DetectorSettings, material: Material) -> Recipe:
-    """The same arms in the detector's tiles, each full of made defects, and more tiles with real ones.
+def recipe_for(recipe: Recipe, settings: DetectorSettings) -> Recipe:
+    """The same arms and shares in the detector's tiles, each full of made defects.
 
     A detector learns from boxes, not from pixels: five to a tile teach it five times as much as one
-    (dense one-to-one matching; Huang et al., *DEIM*, CVPR 2025). So made ones would outnumber real ones by
-    ten; where no real one is known, the shares stay.
+    (dense one-to-one matching; Huang et al., *DEIM*, CVPR 2025).
     """
     own = {name: getattr(settings, name) for name in ("tile", "batch", "most", "another")}
-    if material.defective:
-        own["synthetic"] = settings.synthetic
     return recipe.model_copy(update=own)
 
 
@@ -188,7 +183,7 @@ def train_detector(
         WeightsError: weights are missing or not of this network.
     """
     settings = settings or DetectorSettings()
-    own = recipe_for(recipe, settings, material)
+    own = recipe_for(recipe, settings)
     torch.manual_seed(seed)
     named = tuple(types or types_in(material, own))
     network = build(settings.form, named, weights=settings.weights)

@@ -159,7 +159,7 @@ def learn(
     from loomsight.learn.report import learning_report
 
     started = time.monotonic()
-    settings, progress = settings or LearnSettings(), progress or Progress()
+    settings, progress = _settings(settings or LearnSettings(), known), progress or Progress()
     check_name(name)
     check_target(out, replace=True)
     paths = find_images(good)
@@ -445,6 +445,11 @@ def _read_good(
             "no good picture can be read", where=paths[0].parent, why=f"{len(skipped)} were tried"
         )
     return names, pictures, skipped
+
+
+def _settings(asked: LearnSettings, known: Path | None) -> LearnSettings:
+    """What was asked for, with more made tiles where the loom weaves what is known."""
+    return asked if known else asked.model_copy(update={"recipe": asked.recipe.half_made()})
 
 
 def _known(
