@@ -225,7 +225,7 @@ def train(
         made.minutes["detector"] = (time.monotonic() - began) / 60
     began = time.monotonic()
     if wanted & {"segmenter", "fused"}:
-        types = types_in(material, recipe)
+        types = types_in(material, recipe, boxed=False)
         segmenter, _ = train_segmenter(
             material, recipe, types=types, steps=asked.steps, seed=seed, progress=progress
         )

@@ -118,6 +118,7 @@ def test_a_profile_opens_scores_a_picture_and_says_what_it_promises(
 
 def test_its_own_defects_are_not_among_the_known(learned: tuple[Profile, list[str]]) -> None:
     assert learned[0].card.training["known"] == "24 pictures of 3 fabrics, 9 with masks"
+    assert learned[0].card.recipe["synthetic"] == 0.25, "they are as real as those of a mill"
 
 
 def test_the_report_has_its_pictures_figures_and_charts(learned: tuple[Profile, list[str]]) -> None:
@@ -209,7 +210,9 @@ def test_the_command_learns_without_known_fabrics_and_says_what_comes_next(
     assert code == 0, err
     assert out.splitlines()[-1] == "next: loomsight inspect PICTURES --profile 'my twill'"
     assert "48 pictures of cloth that the loom wove, 2 steps" in out
-    assert Profile.open(tmp_path / "my twill").card.recipe["arms"] == ["drawn"]
+    card = Profile.open(tmp_path / "my twill").card
+    assert card.recipe["arms"] == ["drawn"]
+    assert card.recipe["synthetic"] == 0.5, "no known defect is real"
 
 
 @pytest.mark.parametrize(
@@ -417,9 +420,11 @@ def test_known_cloth_may_have_boxes_alone(fabrics: Path, elsewhere: Path) -> Non
     for picture in sorted((fabrics / "a/defect").iterdir()):
         shutil.copy(picture, known / "images")
         (known / "labels" / f"{picture.stem}.txt").write_text("0 0.5 0.5 0.1 0.2\n")
-    drawn = settings(recipe={"tile": 64, "batch": 2})
-    profile = learn(fabrics / "new/good", name="x", out=Path("x"), known=known, settings=drawn)
+    only = settings(recipe={"tile": 64, "batch": 2, "arms": ("none",)})
+    profile = learn(fabrics / "new/good", name="x", out=Path("x"), known=known, settings=only)
     assert profile.card.training["known"] == "3 pictures of 1 fabrics, 0 with masks, 3 with boxes alone"
+    assert profile.segmenter().types == ("unknown",), "boxes do not teach it types"
+    assert "of 0 defects" not in Path("x/report.html").read_text(encoding="utf-8"), "tried on what is boxed"
 
 
 def test_with_says_what_it_knows(fabrics: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:

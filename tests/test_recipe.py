@@ -107,6 +107,15 @@ def test_known_defects_that_are_boxed_alone_are_shown() -> None:
     assert len(TileMaker(Recipe(arms=("none",), tile=64), Material([], [away])).batch(0)) == 8
 
 
+def test_a_box_of_one_pixel_is_never_taught_as_good_cloth() -> None:
+    image = np.full((96, 96, 3), 90, np.uint8)
+    known = LabelledPicture(image, None, np.array([[40, 50, 41, 51]], np.float32), ("nep",), "boxed")
+    maker = TileMaker(Recipe(arms=("none",), tile=64), Material([], [known]))
+    for tile in (tile for k in range(40) for tile in maker.batch(k)):
+        assert tile.instances is not None
+        assert ((tile.weight == 0) == (tile.instances > 0)).all()
+
+
 def test_half_of_what_is_practised_on_are_known_defects_where_some_are_known(grey: Material) -> None:
     def shares(material: Material) -> dict[str, float]:
         maker = TileMaker(Recipe(tile=64), material)

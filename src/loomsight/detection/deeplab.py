@@ -19,9 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from loomsight.backbones import efficientnet_lite, resnet
@@ -232,7 +234,7 @@ class Batch(TypedDict):
     image: Float[Tensor, "b 3 h w"]  # uint8, or float in [0, 1]
     target: Float[Tensor, "b 1 h w"]  # 1 on a defect
     weight: Float[Tensor, "b 1 h w"]  # 0 where the label is unknown
-    boxes: NotRequired[list[Int[Tensor, "n 4"]]]  # of each tile's defects of which no pixel is known
+    boxes: NotRequired[list[NDArray[np.int64]]]  # xyxy, of each tile's defects of which no pixel is known
     types: NotRequired[Int[Tensor, "b i j"]]  # at half the resolution: the type's number, IGNORED elsewhere
 
 
@@ -252,29 +254,35 @@ def segmentation_loss(
     return (each * known).sum() / weight.sum().clamp(min=1)
 
 
-def box_loss(logits: Float[Tensor, "b 1 h w"], boxes: Sequence[Int[Tensor, "n 4"]]) -> Float[Tensor, ""]:
+def box_loss(
+    logits: Float[Tensor, "b 1 h w"],
+    boxes: Sequence[Int[NDArray[np.int64], "n 4"]],
+    weight: Float[Tensor, "b 1 h w"],
+) -> Float[Tensor, ""]:
     """What a box alone tells of its pixels: each of its rows and columns holds some of the defect.
 
-    The surest pixel of each answers for it (the projection term of Tian et al., *BoxInst*, CVPR 2021). Where
-    the tile's border cuts a box, what fills a row may lie beyond it: then only its columns are asked, and
-    the other way about.
+    The surest pixel of each answers for it (the projection term of Tian et al., *BoxInst*, CVPR 2021). What
+    fills a row of a box that reaches the tile's left or right border may lie beyond it: then only its columns
+    are asked, and at the upper or lower border its rows.
 
     Args:
         boxes: of each tile's defects, xyxy pixels, far edge excluded.
+        weight: 0 where the label is unknown; of a box only such pixels are asked.
 
     Returns:
         binary cross-entropy, the sum over rows and columns.
     """
     height, width = logits.shape[-2:]
-    found = 0.0 * logits.sum().float()
-    for logit, own in zip(logits[:, 0].float(), boxes, strict=True):
+    asked = logits.float().masked_fill(weight > 0, -torch.inf)[:, 0]
+    lines = [logits.new_zeros(0, dtype=torch.float32)]
+    for tile, own in zip(asked, boxes, strict=True):
         for x0, y0, x1, y1 in own.tolist():
-            inside = logit[y0:y1, x0:x1]
-            rows = [inside.amax(1)] if x0 > 0 and x1 < width else []
-            columns = [inside.amax(0)] if y0 > 0 and y1 < height else []
-            if rows or columns:
-                found = found + F.softplus(-torch.cat(rows + columns)).sum()
-    return found
+            inside = tile[y0:y1, x0:x1]
+            lines += [inside.amax(1)] if x0 > 0 and x1 < width else []
+            lines += [inside.amax(0)] if y0 > 0 and y1 < height else []
+    surest = torch.cat(lines)
+    loss: Tensor = F.softplus(-surest[surest > -torch.inf]).sum()
+    return loss
 
 
 def naming_loss(logits: Float[Tensor, "n types"], types: Int[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -311,7 +319,8 @@ class SegmenterTask:
                 logits, named = self._network.with_types(x, types != IGNORED)
         loss = segmentation_loss(logits, batch["target"], batch["weight"], self._network.defect_weight)
         if "boxes" in batch:
-            loss = loss + box_loss(logits, batch["boxes"]) / batch["weight"].sum().clamp(min=1)
+            boxed = box_loss(logits, batch["boxes"], batch["weight"])
+            loss = loss + boxed / batch["weight"].sum().clamp(min=1)
         context.update(loss, "segmenter")
         if named is None or types is None:
             return {"loss": loss}

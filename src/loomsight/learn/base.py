@@ -129,7 +129,7 @@ def train_network(
         network, history = train_detector(material, recipe, detector, start=start, **common)
         built = {"form": detector.form, "types": list(network.types), "tile": detector.tile}
     else:
-        types = types_in(material, recipe)
+        types = types_in(material, recipe, boxed=False)
         network, history = train_segmenter(material, recipe, SegmenterSettings(), types=types, **common)
         built = {"form": "lite", "types": list(types)}
     facts = {
@@ -190,7 +190,7 @@ def train_base_on(
         material,
         recipe,
         SegmenterSettings(),
-        types=types_in(material, recipe),
+        types=types_in(material, recipe, boxed=False),
         seconds=seconds["segmenter"],
         **common,
     )

@@ -197,7 +197,9 @@ def learn(
         material,
         settings.recipe,
         settings.segmenter,
-        types=sorted({*types_in(material, settings.recipe), *(start[1] if start is not None else ())}),
+        types=sorted(
+            {*types_in(material, settings.recipe, boxed=False), *(start[1] if start is not None else ())}
+        ),
         steps=settings.steps,
         seconds=share * left,
         seed=settings.seed,
@@ -448,8 +450,9 @@ def _read_good(
 
 
 def _settings(asked: LearnSettings, known: Path | None) -> LearnSettings:
-    """What was asked for, with more made tiles where the loom weaves what is known."""
-    return asked if known else asked.model_copy(update={"recipe": asked.recipe.half_made()})
+    """What was asked for, with the share of made tiles: larger where the loom weaves what is known."""
+    recipe = asked.recipe if known else asked.recipe.half_made()
+    return asked.model_copy(update={"recipe": recipe.model_copy(update={"synthetic": recipe.made})})
 
 
 def _known(

@@ -296,8 +296,8 @@ def _tiles(recipe: Recipe) -> str:
     what = f"{recipe.tile} × {recipe.tile} px, {recipe.batch} a step; recipe {recipe.name}"
     if recipe.source_only:
         return what
-    shares = f"{recipe.synthetic:.0%} with made defects, {recipe.good:.0%} good cloth, the others known cloth"
-    return f"{what}, {shares}"
+    shares = f"{recipe.made:.0%} with made defects, {recipe.good:.0%} good cloth, the others known cloth"
+    return f"{what}, {shares}, or made defects where that has none"
 
 
 def _chance(learned: Learned) -> list[tuple[str, str]]:

@@ -48,7 +48,7 @@ def collate(tiles: list[TrainingTile], types: Sequence[str] = ()) -> Batch:
         "weight": torch.from_numpy(np.stack([tile.weight for tile in tiles]))[:, None],
     }
     if not all(tile.weight.all() for tile in tiles):
-        batch["boxes"] = [torch.from_numpy(_boxes_alone(tile)) for tile in tiles]
+        batch["boxes"] = [_boxes_alone(tile) for tile in tiles]
     if types:
         batch["types"] = torch.from_numpy(np.stack([_types_of(tile, types) for tile in tiles]))
     return batch

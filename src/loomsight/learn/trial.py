@@ -84,8 +84,8 @@ def made_tiles(maker: TileMaker, recipe: Recipe, rng: np.random.Generator, count
 
 
 def marked(tile: TrainingTile) -> Mask:
-    """Where a tile is defective."""
-    return np.asarray(tile.target > 0.5, np.bool_)
+    """Where a tile is defective; a defect that is only boxed fills its box."""
+    return np.asarray((tile.target > 0.5) | (tile.weight == 0), np.bool_)
 
 
 def _first(tiles: Iterable[TrainingTile], count: int) -> list[TrainingTile]:

@@ -64,12 +64,13 @@ _MOST_OFF = 0.5  # of good pictures lies beside the cloth; of more it is not bel
 class Recipe(Config):
     """What a training batch is made of.
 
-    What is neither made nor good is known: of seven such tiles in ten a known defect is in the middle or near
-    it. Where no known picture has one, a made one stands for it.
+    What is neither made nor good is known cloth, seven tiles of ten on a known defect. Where no known picture
+    has one, a made one stands for it.
     """
 
     arms: tuple[str, ...] = ("drawn",)  # what makes the synthetic tiles; named twice, twice as many
-    synthetic: float = Field(0.25, ge=0, le=1)  # share of tiles with a made defect
+    # share of tiles with a made defect; if not given a quarter, or half where no known defect is real
+    synthetic: float | None = Field(None, ge=0, le=1)
     good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
     tile: PositiveInt = 160  # pixels a side
     batch: PositiveInt = 8  # tiles a step
@@ -95,9 +96,15 @@ class Recipe(Config):
     def half_made(self) -> Recipe:
         """The same with half of the tiles made, unless their share was given.
 
-        For where no known defect is real: the new cloth's own then teach more than woven ones.
+        For where no known defect is real, since the new cloth's own then teach more than woven ones, and for
+        a base, which has no new cloth.
         """
-        return self if "synthetic" in self.model_fields_set else self.model_copy(update={"synthetic": 0.5})
+        return self if self.synthetic is not None else self.model_copy(update={"synthetic": 0.5})
+
+    @property
+    def made(self) -> float:
+        """The share of tiles with a made defect."""
+        return 0.25 if self.synthetic is None else self.synthetic
 
     @property
     def source_only(self) -> bool:
@@ -206,11 +213,16 @@ def arms_of(recipe: str) -> tuple[str, ...]:
     return tuple(name for name, times in found.items() for _ in range(times))
 
 
-def types_in(material: Material, recipe: Recipe) -> tuple[str, ...]:
-    """The types that its tiles can have, sorted; ``unknown`` among them where some have none."""
+def types_in(material: Material, recipe: Recipe, *, boxed: bool = True) -> tuple[str, ...]:
+    """The types that its tiles can have, sorted; ``unknown`` among them where some have none.
+
+    Args:
+        boxed: also those of which no pixel is known, but boxes alone.
+    """
     found: set[str] = set()
     for picture in material.known:
-        found |= set(material.instances(picture)[1])
+        if boxed or picture.mask is not None:
+            found |= set(material.instances(picture)[1])
     if "drawn" in recipe.arms:
         found |= set(DRAWN_KINDS)
     if set(recipe.arms) & {"perlin", *GENERATED}:
@@ -264,9 +276,9 @@ class TileMaker:
 
     def _tile(self, slot: float, rng: np.random.Generator) -> TrainingTile:
         recipe = self._recipe
-        if not recipe.source_only and slot < recipe.synthetic:
+        if not recipe.source_only and slot < recipe.made:
             tile = self._made(self._any_arm(rng), self._window, rng)
-        elif not recipe.source_only and slot < recipe.synthetic + recipe.good:
+        elif not recipe.source_only and slot < recipe.made + recipe.good:
             tile = _unlabelled_good(self._as_it_is(rng, self._window))
         else:
             tile = self._known(self._window, rng)
@@ -275,6 +287,8 @@ class TileMaker:
             arrays.append(tile.instances)
         arrays = flip_and_turn(stretch(arrays, recipe.tile, recipe.stretch, rng), rng)
         image, target, weight, *instances = arrays
+        if not tile.weight.all():  # boxes alone: stretched, weights and numbers may end a pixel apart
+            weight = 1 - flat(instances[0]).astype(np.float32)
         if recipe.arms == ("augmix",):
             image = augmix(image, rng)
         elif rng.random() < 0.5:
