@@ -69,9 +69,7 @@ class Recipe(Config):
     """
 
     arms: tuple[str, ...] = ("drawn",)  # what makes the synthetic tiles; named twice, twice as many
-    synthetic: float | None = Field(
-        None, ge=0, le=1
-    )  # share with a made defect; none: ¼, beside woven cloth ½
+    synthetic: float | None = Field(None, ge=0, le=1)  # share of made tiles; none: ¼, beside woven cloth ½
     good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
     tile: PositiveInt = 160  # pixels a side
     batch: PositiveInt = 8  # tiles a step
