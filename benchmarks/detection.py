@@ -257,7 +257,9 @@ def measure(
     if view == "held-back":
         test = held_back(seen, known)
     typed_too = test[0].mask is None
-    made = train(seen, known, set(wanted), asked=asked, recipe=Recipe(arms=(arm,)), seed=seed)
+    made = train(
+        seen, known, set(wanted), asked=asked, recipe=Recipe(arms=(arm,)).beside_detector(), seed=seed
+    )
     kinds = tuple(sorted({name for picture in test for name in picture.types}))
     scores = {name: BoxScores() for name in wanted}
     typed = {name: BoxScores(kinds) for name in wanted}

@@ -205,8 +205,7 @@ def measure(
 def recipe_of(name: str, words: set[str]) -> Recipe:
     """The recipe of an arm."""
     arms = ("drawn",) if name == "oracle" else arms_of(name)
-    recipe = Recipe(arms=arms, stretch=Recipe().stretch if "stretch" in words else 0.0)
-    return recipe.half_made() if "loom" in words else recipe
+    return Recipe(arms=arms, stretch=Recipe().stretch if "stretch" in words else 0.0)
 
 
 def woven_for(asked: argparse.Namespace, seed: int, like: list[Picture] | None) -> list[LabelledPicture]:

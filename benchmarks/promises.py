@@ -107,8 +107,7 @@ def measure(data: Path, name: str) -> dict[str, Any]:
     good = [one.image for one in test if one.mask is None or not one.mask.any()]
     cloth = part(seen)
     material = Material([to_rgb(image) for image in cloth.learn], _known(data, name))
-    recipe = Recipe().half_made() if name.startswith("woven/") else Recipe()
-    engine = TorchEngine(train_segmenter(material, recipe, steps=STEPS)[0])
+    engine = TorchEngine(train_segmenter(material, Recipe(), steps=STEPS)[0])
     normality = Normality.fit(cloth.learn, held=cloth.judge)
     first, second = good[: len(good) // 2], good[len(good) // 2 :]
     maps = [[engine.score(image) for image in first], [normality.score(image) for image in first]]

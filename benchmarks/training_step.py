@@ -57,7 +57,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    material, recipe = woven_material(), Recipe().half_made()
+    material, recipe = woven_material(), Recipe()
     types = types_in(material, recipe)
     if asked.network == "detector":
         own = DetectorSettings()

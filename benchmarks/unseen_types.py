@@ -105,7 +105,7 @@ def run(asked: argparse.Namespace, quality: str, seed: int) -> None:
         known += [
             LabelledPicture(image, np.zeros(image.shape[:2], np.bool_), fabric=quality) for image in good
         ]
-        engine = TorchEngine(trained(good, known, Recipe(arms=(recipe,)).half_made(), left_out, seed))
+        engine = TorchEngine(trained(good, known, Recipe(arms=(recipe,)), left_out, seed))
         on_good = [engine.score(image) for image in judge]
         point, united, together = calibrate_union(on_good, strange[0], ALARMS, PIECES)
         at = _points(point, united, (on_good, strange[0], together))

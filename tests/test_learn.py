@@ -118,7 +118,7 @@ def test_a_profile_opens_scores_a_picture_and_says_what_it_promises(
 
 def test_its_own_defects_are_not_among_the_known(learned: tuple[Profile, list[str]]) -> None:
     assert learned[0].card.training["known"] == "24 pictures of 3 fabrics, 9 with masks"
-    assert learned[0].card.recipe["synthetic"] == 0.25, "they are as real as those of a mill"
+    assert learned[0].card.recipe["synthetic"] == 0.5
 
 
 def test_the_report_has_its_pictures_figures_and_charts(learned: tuple[Profile, list[str]]) -> None:
@@ -212,7 +212,7 @@ def test_the_command_learns_without_known_fabrics_and_says_what_comes_next(
     assert "48 pictures of cloth that the loom wove, 2 steps" in out
     card = Profile.open(tmp_path / "my twill").card
     assert card.recipe["arms"] == ["drawn"]
-    assert card.recipe["synthetic"] == 0.5, "no known defect is real"
+    assert card.recipe["synthetic"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_box_of_one_pixel_is_never_taught_as_good_cloth() -> None:
 
 def test_half_of_what_is_practised_on_are_known_defects_where_some_are_known(grey: Material) -> None:
     def shares(material: Material) -> dict[str, float]:
-        maker = TileMaker(Recipe(tile=64), material)
+        maker = TileMaker(Recipe(tile=64).beside_detector(), material)
         origins = [tile.origin for k in range(100) for tile in maker.batch(k)]
         return {name: origins.count(name) / len(origins) for name in sorted(set(origins))}
 
@@ -127,8 +127,8 @@ def test_half_of_what_is_practised_on_are_known_defects_where_some_are_known(gre
     made = shares(good_only)
     assert made["drawn"] == pytest.approx(0.25 + 0.7 * 0.5, abs=0.03), "they stand for known ones"
     assert shares(Material(grey.good, [])) == {"drawn": 0.75, "good": 0.25}
-    assert Recipe().half_made().synthetic == 0.5, "for where the loom wove what is known"
-    assert Recipe(synthetic=0.1).half_made().synthetic == 0.1, "as asked for"
+    assert Recipe().made == 0.5, "for a segmenter alone"
+    assert Recipe(synthetic=0.1).beside_detector().made == 0.1, "as asked for"
 
 
 def test_recipes_that_cannot_be_are_refused(grey: Material) -> None:

@@ -116,7 +116,7 @@ def train_network(
     detector = as_in_base(detector, old)
     pictures, told = _known_fabrics(known, settings, progress)
     good = [picture.image for picture in pictures if picture.mask is not None and not picture.mask.any()]
-    recipe = settings.recipe.half_made() if good else Recipe(arms=("none",), tile=settings.recipe.tile)
+    recipe = settings.recipe if good else Recipe(arms=("none",), tile=settings.recipe.tile)
     material = Material(good, list(pictures))
     seconds = settings.minutes * 60
     common: dict[str, Any] = {"steps": settings.steps, "seconds": seconds, "seed": settings.seed}
@@ -184,7 +184,7 @@ def train_base_on(
 
     progress.say("segmenter")
     good = [picture.image for picture in pictures if picture.mask is not None and not picture.mask.any()]
-    recipe = settings.recipe.half_made() if good else Recipe(arms=("none",), tile=settings.recipe.tile)
+    recipe = settings.recipe if good else Recipe(arms=("none",), tile=settings.recipe.tile)
     material = Material(good, list(pictures))
     segmenter, learned = train_segmenter(
         material,

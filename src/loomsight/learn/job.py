@@ -450,8 +450,8 @@ def _read_good(
 
 
 def _settings(asked: LearnSettings, known: Path | None) -> LearnSettings:
-    """What was asked for, with the share of made tiles: larger where the loom weaves what is known."""
-    recipe = asked.recipe if known else asked.recipe.half_made()
+    """What was asked for, and the share of made tiles: smaller with a detector, where others are known."""
+    recipe = asked.recipe.beside_detector() if known and asked.detector is not None else asked.recipe
     return asked.model_copy(update={"recipe": recipe.model_copy(update={"synthetic": recipe.made})})
 
 

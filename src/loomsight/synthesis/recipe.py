@@ -69,7 +69,7 @@ class Recipe(Config):
     """
 
     arms: tuple[str, ...] = ("drawn",)  # what makes the synthetic tiles; named twice, twice as many
-    synthetic: float | None = Field(None, ge=0, le=1)  # share of made tiles; none: ¼, beside woven cloth ½
+    synthetic: float | None = Field(None, ge=0, le=1)  # share of made tiles; none: ½, beside a detector ¼
     good: float = Field(0.25, ge=0, le=1)  # share of tiles of the new fabric's good cloth as it is
     tile: PositiveInt = 160  # pixels a side
     batch: PositiveInt = 8  # tiles a step
@@ -92,18 +92,18 @@ class Recipe(Config):
         counts = Counter(self.arms)
         return "+".join(arm if times == 1 else f"{times}{arm}" for arm, times in counts.items())
 
-    def half_made(self) -> Recipe:
-        """The same with half of the tiles made, unless their share was given.
+    def beside_detector(self) -> Recipe:
+        """The same with a quarter of the tiles made, unless their share was given.
 
-        For where no known defect is real, since the new cloth's own then teach more than woven ones, and for
-        a base, which has no new cloth.
+        For a segmenter and a detector that learn from real known defects together: made ones, of which a
+        detector's tiles are full, would outnumber these by ten.
         """
-        return self if self.synthetic is not None else self.model_copy(update={"synthetic": 0.5})
+        return self if self.synthetic is not None else self.model_copy(update={"synthetic": 0.25})
 
     @property
     def made(self) -> float:
         """The share of tiles with a made defect."""
-        return 0.25 if self.synthetic is None else self.synthetic
+        return 0.5 if self.synthetic is None else self.synthetic
 
     @property
     def source_only(self) -> bool:
