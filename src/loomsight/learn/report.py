@@ -141,7 +141,8 @@ def _made(sheet: page.Page, learned: Learned) -> None:
         text = "This fabric's own defects are not known yet, so defects were made in its good cloth."
     zoom = _zoom(learned.settings.recipe.tile)
     sheet.paragraph(
-        f"{text} Left as the network sees it, right with a line around the defect; magnified {zoom} times."
+        f"{text} Left as the network sees it, right with a line around the defect, or its box if no more is "
+        f"known; magnified {zoom} times."
     )
     rng = np.random.default_rng([learned.settings.seed, 2])
     _gate(sheet, learned)
@@ -149,7 +150,7 @@ def _made(sheet: page.Page, learned: Learned) -> None:
     sheet.grid(
         (
             page.Image(
-                _jpeg(_beside(_magnified(tile.image), _outlined(tile.image, tile.target > 0.5, _MADE))),
+                _jpeg(_beside(_magnified(tile.image), _outlined(tile.image, marked(tile), _MADE))),
                 caption=_ARMS.get(tile.origin, tile.origin),
             )
             for tile in tiles
@@ -177,10 +178,13 @@ def _trial(sheet: page.Page, learned: Learned) -> None:
     point, tried = learned.point, learned.tried
     sheet.heading("What it finds")
     total = sum((one.counts for one in tried), RegionCounts())
+    finds = f"it finds {total.found} of {total.defects} defects at this threshold"
     sheet.paragraph(
-        f"On fresh tiles, made in the same way and never seen, it finds {total.found} of {total.defects} "
-        "defects at this threshold. These are made defects, some of them very faint: they show that the "
-        "network has learned, and do not replace a trial on real ones."
+        f"On windows of the labelled pictures that it learned from, {finds}: they show that the network has "
+        "learned, and do not replace a trial on this fabric's own."
+        if learned.settings.recipe.source_only
+        else f"On fresh tiles, made in the same way and never seen, {finds}. These are made defects, some of "
+        "them very faint: they show that the network has learned, and do not replace a trial on real ones."
     )
     rows: list[Sequence[page.Cell]] = []
     for origin in dict.fromkeys(one.tile.origin for one in tried):
