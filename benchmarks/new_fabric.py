@@ -154,7 +154,10 @@ def measure(
     if words & {"loom", "mixed", "near"}:
         woven = woven_for(asked, seed, seen if "near" in words else None)
         known = woven if "loom" in words else known + woven
-    recipe = recipe_of(name, words)
+    recipe = Recipe(
+        arms=("drawn",) if name == "oracle" else arms_of(name),
+        stretch=Recipe().stretch if "stretch" in words else 0.0,
+    )
     base = None
     if set(recipe.arms) & set(GENERATED) or "base" in words:
         base = fold_base(asked, fold, known, f"without {left_out}" if left_out else "")
@@ -200,12 +203,6 @@ def measure(
         validate_every=every,
     )
     return rows
-
-
-def recipe_of(name: str, words: set[str]) -> Recipe:
-    """The recipe of an arm."""
-    arms = ("drawn",) if name == "oracle" else arms_of(name)
-    return Recipe(arms=arms, stretch=Recipe().stretch if "stretch" in words else 0.0)
 
 
 def woven_for(asked: argparse.Namespace, seed: int, like: list[Picture] | None) -> list[LabelledPicture]:
