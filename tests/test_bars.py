@@ -210,6 +210,43 @@ def test_a_margin_beside_the_cloth_is_no_bar_and_hides_none() -> None:
     assert found[:60].mean() + found[180:].mean() < 0.1
 
 
+def beside_a_machine(wide: int) -> Picture:
+    """A machine as grey as the cloth beside it, with a plate that is darker."""
+    image = cloth(20, (256, 512))
+    image[:, :wide] = np.random.default_rng(3).normal(120, 4, (256, wide))
+    image[60:100, :wide] -= np.uint8(16)
+    return image
+
+
+@pytest.mark.parametrize("wide", [250, 300, 350])
+def test_what_only_half_of_the_pieces_show_is_no_bar_across_the_rest(wide: int) -> None:
+    bars = Bars.fit(small([cloth(seed, (256, 512)) for seed in range(4)]))
+    assert said(bars, beside_a_machine(wide))[:, wide + 64 :].mean() == 0
+
+
+def test_a_bar_is_marked_where_it_is_shown_and_taught_there() -> None:
+    image = cloth(20, (256, 512))
+    image[100:140, 128:] -= np.uint8(16)
+    bars, seen = Bars.fit(small([cloth(seed, (256, 512)) for seed in range(4)])), LIGHT.even_small(image)
+    found = said(bars, image)
+    assert found[108:132, 140:].mean() > 0.9
+    assert found[:, :120].mean() == 0
+    bars.teach(seen, bars.strangeness(seen) > 0)
+    assert not said(bars, image).any()
+
+
+def test_a_bar_beside_a_margin_is_taught_by_what_was_marked_of_it() -> None:
+    bars, image = Bars.fit(small([cloth(seed, (256, 512)) for seed in range(4)])), cloth(20, (256, 512))
+    image[100:140] -= np.uint8(16)
+    image[:, :200] = 250
+    seen = LIGHT.even_small(image)
+    marked = bars.strangeness(seen) > 0
+    assert marked[27:33, 56:].mean() > 0.9
+    assert marked[:, :44].mean() == 0
+    bars.teach(seen, marked)
+    assert not said(bars, image).any()
+
+
 class Shut:
     """A gate that lets everything pass as good."""
 

@@ -9,7 +9,8 @@ from that of the cloth beside it.
    darker than cloth, the machine beside it, is left out.
 3. A band of rows, of three widths, differs as far as it does both from the three times as wide band around it
    and, to the same side, from the median of the part: not as the light does, which changes slowly, and not as
-   good cloth beside a bar, which only differs from the bar.
+   good cloth beside a bar, which only differs from the bar. Of its pieces three of four show at least half of
+   that: what half of them show is the machine beside the cloth, or a crease. It is marked where it is shown.
 4. That is measured by the strangest band of good cloth, of each direction and width: selvedges and
    uneven yarns are expected as far as good cloth has them. What is no stranger than that is no bar. What
    lies between two bands, with no room for a third, is one bar with them.
@@ -20,6 +21,7 @@ It reads each pixel once, so that it can look at all cloth, also behind a gate.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import cv2
@@ -36,8 +38,10 @@ _AROUND = 3  # times as wide is what a band is compared with
 _PART, _PIECE = 128, 16  # pixels of the smaller picture
 _MIDDLE, _OFF = 127.5, 80.0  # grey levels of evened cloth, of which two thirds lie within 40
 _ONE = np.ones((_WIDTHS[0], 1), np.uint8)  # bands with less than the narrowest between them are one
+_BESIDE = np.ones((_WIDTHS[0], 3), np.uint8)  # a single piece that does not show what its neighbours do
 _SHORTEST = 0.75  # of the parts learned from: in shorter ones levels are noisier
-_COVERED = 0.5  # of a row in a part, by a place that it is of
+_COVERED = 0.5  # of a row's cloth in a part, by a place that it is of
+_SHOWING, _HALF = 0.75, 0.5  # of a bar's pieces, at least, that show so much of it
 _LEAST = 0.5  # grey levels: what cannot be told from rounding is no bar
 _RARE = 3.5  # times the usual deviation: of little good cloth the strangest band is not strange enough
 _ARRAYS = ("highest", "squares", "counts", "lengths")
@@ -90,7 +94,7 @@ class Bars:
                         self._expect(direction, seen)
 
     def _expect(self, direction: int, seen: Float[NDArray[np.float32], "i j"]) -> None:
-        bands = _bands(seen)
+        bands = _strengths_of(_levels(seen))
         self._highest[direction] = np.maximum(self._highest[direction], bands.max(1))
         self._squares[direction] += (bands * bands).sum(1)
         self._counts[direction] += bands.shape[1]
@@ -109,7 +113,9 @@ class Bars:
             own = where[rows, columns]
             for direction, (seen, there) in enumerate(((part, own), (part.T, own.T))):
                 if self._judges(direction, seen):
-                    bands = _bands(seen)[:, there.mean(1) > _COVERED]
+                    levels = _levels(seen)
+                    covered = _by_piece(there.astype(np.float32))[:, levels.here]
+                    bands = _strengths_of(levels)[:, covered.sum(1) > _COVERED * covered.shape[1]]
                     np.maximum(highest[direction], bands.max(1, initial=0), out=highest[direction])
 
     def forget(self, lessons: Collection[int]) -> None:
@@ -145,8 +151,7 @@ class Bars:
             own = times[rows, columns]
             for direction, (seen, into) in enumerate(((part, own), (part.T, own.T))):
                 if self._judges(direction, seen):
-                    said = (_bands(seen) / expected[direction][:, None]).max(0)[:, None]
-                    np.maximum(into, cv2.morphologyEx(said, cv2.MORPH_CLOSE, _ONE), out=into)
+                    _mark(into, _levels(seen), expected[direction])
         logit = np.minimum((times - _FROM) * _STEEP, MOST)
         return np.where(times > 1, logit, np.float32(NONE)).astype(np.float32)
 
@@ -185,29 +190,102 @@ def _parts(small: Picture) -> Iterator[tuple[slice, slice, Float[NDArray[np.floa
             yield rows, columns, grey[rows, columns]
 
 
-def _bands(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "widths i"]:
-    """By how much each band of rows differs from the cloth around it; 0 where there is no cloth."""
+@dataclass(frozen=True, slots=True)
+class _Levels:
+    """The level of each row in each piece of a part.
+
+    Attributes:
+        own: grey levels, in the pieces that are cloth, each from its own level: a selvedge is no bar across
+            the rows.
+        cloth: 1 where these are cloth, 0 where they are what is beside it.
+        here: of all pieces, which these are.
+    """
+
+    own: Float[NDArray[np.float32], "i p"]
+    cloth: Float[NDArray[np.float32], "i p"]
+    here: Bool[NDArray[np.bool_], " pieces"]
+
+
+def _by_piece(part: Float[NDArray[np.float32], "i j"]) -> Float[NDArray[np.float32], "i pieces"]:
     pieces = max(1, round(part.shape[1] / _PIECE))
-    levels = cv2.resize(part, (pieces, part.shape[0]), interpolation=cv2.INTER_AREA).reshape(-1, pieces).T
+    return np.asarray(cv2.resize(part, (pieces, len(part)), interpolation=cv2.INTER_AREA).reshape(-1, pieces))
+
+
+def _levels(part: Float[NDArray[np.float32], "i j"]) -> _Levels:
+    levels = _by_piece(part)
     cloth = np.abs(levels - _MIDDLE) <= _OFF
-    here = cloth.mean(1) > 0.5  # the pieces that are cloth, not the margin beside it
-    if not here.any():
-        return np.zeros((len(_WIDTHS), part.shape[0]), np.float32)
-    # Each piece counts from its own level: a selvedge is no bar across the rows.
-    level = np.median(levels[here] - np.median(levels[here], axis=1, keepdims=True), axis=0)
-    sure = (cloth[here].mean(0) > 0.5).astype(np.float32)
-    both = np.stack([level * sure, sure], axis=1).astype(np.float32)
-    own = np.stack([_mean(both, width) for width in _WIDTHS])
-    off = own - np.stack([_mean(both, _AROUND * width) for width in _WIDTHS])
+    here = cloth.mean(0) > 0.5
+    own = levels[:, here]
+    own = np.asarray(own - np.median(own, axis=0), np.float32)
+    return _Levels(own, cloth[:, here].astype(np.float32), here)
+
+
+def _bands(levels: _Levels) -> Float[NDArray[np.float32], "widths i"]:
+    """By how much each band of rows is brighter than the cloth around it, or darker; 0: neither."""
+    if not levels.here.any():
+        return np.zeros((len(_WIDTHS), len(levels.own)), np.float32)
+    sure = (levels.cloth.mean(1, keepdims=True) > 0.5).astype(np.float32)
+    level = np.median(levels.own, axis=1, keepdims=True)
+    own = np.hstack([_mean(level, sure, width) for width in _WIDTHS])
+    off = own - np.hstack([_mean(level, sure, _AROUND * width) for width in _WIDTHS])
     # Cloth beside a bar, and between two, differs from what is around it, but not from most of the cloth.
-    return np.asarray(np.where(own * off > 0, np.minimum(np.abs(own), np.abs(off)), 0) * sure, np.float32)
+    both = np.sign(own) * np.minimum(np.abs(own), np.abs(off))
+    return np.asarray((np.where(own * off > 0, both, 0) * sure).T, np.float32)
 
 
-def _mean(both: Float[NDArray[np.float32], "i 2"], width: int) -> Float[NDArray[np.float32], " i"]:
+def _shown(
+    levels: _Levels, bands: Float[NDArray[np.float32], "widths i"]
+) -> Bool[NDArray[np.bool_], "widths i p"]:
+    """Which pieces show at least half of each band."""
+    means = np.stack([_mean(levels.own, levels.cloth, width) for width in _WIDTHS])
+    return np.asarray(means * np.sign(bands)[..., None] >= _HALF * np.abs(bands)[..., None], np.bool_)
+
+
+def _strengths(
+    bands: Float[NDArray[np.float32], "widths i"], shown: Bool[NDArray[np.bool_], "widths i p"]
+) -> Float[NDArray[np.float32], "widths i"]:
+    """By how much each band differs; 0 where too few of its pieces show it."""
+    enough = shown.sum(2) >= max(1, _SHOWING * shown.shape[2])
+    return np.asarray(np.abs(bands) * enough, np.float32)
+
+
+def _strengths_of(levels: _Levels) -> Float[NDArray[np.float32], "widths i"]:
+    bands = _bands(levels)
+    return _strengths(bands, _shown(levels, bands))
+
+
+def _mark(
+    times: Float[NDArray[np.float32], "i j"],
+    levels: _Levels,
+    expected: Float[NDArray[np.floating], " widths"],
+) -> None:
+    """Raise a part to how many times as strange as expected its bars are, where they are shown."""
+    bands = _bands(levels)
+    if (np.abs(bands) <= expected[:, None]).all():  # nearly always: a line's speed hangs on it
+        return
+    shown = _shown(levels, bands)
+    said = _strengths(bands, shown) / expected[:, None]
+    widest = shown[said.argmax(0), np.arange(said.shape[1])]
+    where = np.zeros((said.shape[1], len(levels.here)), np.uint8)
+    where[:, levels.here] = widest
+    where = cv2.morphologyEx(where, cv2.MORPH_CLOSE, _BESIDE)
+    marked = cv2.resize(where, times.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    closed = cv2.morphologyEx(said.max(0)[:, None], cv2.MORPH_CLOSE, _ONE)
+    np.maximum(times, closed * marked, out=times)
+
+
+def _mean(
+    level: Float[NDArray[np.float32], "i p"], sure: Float[NDArray[np.float32], "i p"], width: int
+) -> Float[NDArray[np.float32], "i p"]:
     """Of so many rows around each, of those that are cloth; mirrored at the ends.
 
     Args:
-        both: the level of each row, 0 where it is no cloth; and whether it is.
+        level: of each row; sure: 1 where it is cloth, else 0.
     """
-    sums, counts = cv2.blur(both, (1, width), borderType=cv2.BORDER_REFLECT_101).T
-    return np.asarray(sums / np.maximum(counts, 1e-6), np.float32)
+    if not level.size:
+        return level
+    each = (level,) if sure.all() else (level * sure, sure)
+    sums, *counts = (
+        cv2.blur(one, (1, width), borderType=cv2.BORDER_REFLECT_101).reshape(level.shape) for one in each
+    )
+    return np.asarray(sums / np.maximum(counts[0], 1e-6) if counts else sums, np.float32)
