@@ -29,7 +29,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="For the gate.")] = 100.0,
+    seconds: Annotated[float, typer.Option(help="For the gate.")] = 200.0,
     sampling: Annotated[
         Sampling,
         typer.Option(help="Of a detector: discrete reads the nearest cell and needs no GridSample."),

@@ -44,7 +44,7 @@ def export_profile(
     profile: Profile,
     *,
     good: Sequence[Picture] = (),
-    gate_seconds: float = 100.0,
+    gate_seconds: float = 200.0,
     discrete: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -153,53 +153,44 @@ def _gate(
         progress.say(f"no gate: {error.why}")
         return None
     tiles = grouped(np.stack([gate_input(one.image, learned.channels) for one in learned.held[:8]]))
-    best: tuple[float, GateCard, list[_File]] | None = None
-    for network in learned.networks:
-        graph = GateGraph(network)
-        trials = Trials(tiles, None, 0.0)
-        exports = export_network(
-            graph, "gate", trials, precisions=("fp32", "int8"), progress=progress, free=True
-        )
-        *cards, (quick, model, weights) = (_card(one, graph.step) for one in exports)
-        gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)
-        at = point.threshold, point.grouping
-        found = gate_thresholds(gate, learned.channels, engine, learned.held, at)
-        if not np.isfinite(found.cell):
-            progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
-            return None
-        # INT8 is what runs, and what the thresholds are set on: how it differs from torch costs no defect.
-        same = same_blocks(gate, TorchCompiled(graph), learned.channels, learned.held, found.cell)
-        agreement = {"same_blocks": round(same, 5)}
-        cards.append((quick.model_copy(update={"agreement": agreement}), model, weights))
-        gated = GatedEngine(
-            gate,
-            found.cell,
-            found.near,
-            learned.channels,
-            engine,
-            point=at,
-            audits=False,
-        )
-        cost = _cost(gated, engine, learned.apart)
-        card = GateCard(
-            channels=learned.channels,
-            group=GROUP,
-            threshold=found.cell,
-            near=found.near,
-            worth=WORTH / OVERHEAD,
-            rate=gated.count.rate,
-            defects=found.defects,
-        )
-        if best is None or cost < best[0]:
-            best = cost, card, cards
-    assert best is not None  # noqa: S101 — a gate was learned
-    if best[0] >= WORTH or best[1].rate > WORTH:
+    graph = GateGraph(learned.network)
+    exports = export_network(
+        graph,
+        "gate",
+        Trials(tiles, None, 0.0),
+        precisions=("fp32", "int8"),
+        progress=progress,
+        free=True,
+    )
+    *cards, (quick, model, weights) = (_card(one, graph.step) for one in exports)
+    gate = OpenVinoCompiled(model, weights, step=graph.step, exact=False)
+    at = point.threshold, point.grouping
+    found = gate_thresholds(gate, learned.channels, engine, learned.held, at)
+    if not np.isfinite(found.cell):
+        progress.say(f"no gate: the {found.defects} defects found are too few to promise anything")
+        return None
+    # INT8 is what runs, and what the thresholds are set on: how it differs from torch costs no defect.
+    same = same_blocks(gate, TorchCompiled(graph), learned.channels, learned.held, found.cell)
+    agreement = {"same_blocks": round(same, 5)}
+    cards.append((quick.model_copy(update={"agreement": agreement}), model, weights))
+    gated = GatedEngine(gate, found.cell, found.near, learned.channels, engine, point=at, audits=False)
+    cost = _cost(gated, engine, learned.apart)
+    if cost >= WORTH or gated.count.rate > WORTH:
         progress.say(
-            f"no gate: behind it the networks would look at {best[1].rate:.0%} of good cloth and take "
-            f"{best[0]:.0%} of the time of looking at everything"
+            f"no gate: behind it the networks would look at {gated.count.rate:.0%} of good cloth and take "
+            f"{cost:.0%} of the time of looking at everything"
         )
         return None
-    return best[1:]
+    card = GateCard(
+        channels=learned.channels,
+        group=GROUP,
+        threshold=found.cell,
+        near=found.near,
+        worth=WORTH / OVERHEAD,
+        rate=gated.count.rate,
+        defects=found.defects,
+    )
+    return card, cards
 
 
 def _cost(gated: GatedEngine, engine: SegmenterEngine | UnionEngine, good: Sequence[Picture]) -> float:
