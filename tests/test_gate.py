@@ -412,8 +412,8 @@ def test_a_defect_is_kept_by_one_block_that_passes_both() -> None:
     assert [len(look.regions(*POINT)) for look in looks] == [1]
 
 
-def test_thresholds_are_lowered_as_far_as_hardly_any_good_cloth_passes() -> None:
-    """Defects are half dark; of the cloth's 256 blocks two are nearly so, of which one may pass."""
+def test_thresholds_are_lowered_as_far_as_no_more_good_cloth_passes() -> None:
+    """Defects are half dark; of the cloth one cell is nearly so, the others are not."""
     image, drawn = good(), np.zeros(good().shape[:2], np.uint8)
     image[32:64, 32:64] = 60
     drawn[32:64, 32:64] = 1
@@ -422,22 +422,16 @@ def test_thresholds_are_lowered_as_far_as_hardly_any_good_cloth_passes() -> None
     assert (set_on_defects.cell, set_on_defects.near) == (68, 0.5)
     cloth = good(2048, 2048)
     cloth[320:352, 320:352] = 90
-    cloth[1312:1344, 1312:1344] = 100
+    cloth[1320:1352, 1320:1352] = 100
 
     def with_cloth(cloth: Picture) -> GateThresholds:
         without = Window(cloth, np.zeros(cloth.shape[:2], np.uint8), Dark().score(cloth))
         return gate_thresholds(Gate(), 1, Dark(), [*held, without], point)
 
     lowered = with_cloth(cloth)
-    assert 28 < lowered.cell < 28.001
+    assert 38 < lowered.cell < 38.001
     assert 0.38 < lowered.near < 0.38001
-    engine = GatedEngine(Gate(), lowered.cell, lowered.near, 1, Dark(), point=POINT)
-    assert engine.passed(cloth).sum() == 1
-    (look,) = engine.looks([cloth])
-    assert look.score is None  # a quick look clears it
-    # where more passes already, no more does
-    cloth[:256, :256] = 50
-    assert with_cloth(cloth).cell == pytest.approx(38)
+    assert GatedEngine(Gate(), lowered.cell, lowered.near, 1, Dark(), point=POINT).passed(cloth).sum() == 0
     # of so little cloth it is not known how little passes
     assert with_cloth(cloth[:1024, :1024]) == set_on_defects
 

@@ -190,7 +190,7 @@ class Mosaic:
         return sorted(needed)
 
     def known(self, put: Iterable[int]) -> Mask:
-        """Where the map is whole although only these tiles were put."""
+        """Where the map is whole although only these tiles were put; elsewhere it is 0 from now on."""
         whole = np.zeros(self.map.shape, np.bool_)
         cores = [self._cores[number] for number in put]
         if not cores:
@@ -203,6 +203,7 @@ class Mosaic:
             into = slice(max(core.y0, 0) - top, core.y1 - top), slice(max(core.x0, 0) - left, core.x1 - left)
             total[into] += self._canvas.weight(core)
         part[:] = total > 1 - 1e-5
+        self.map[top:bottom, left:right] *= part
         return whole
 
     @property

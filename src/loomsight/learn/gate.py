@@ -7,8 +7,8 @@
    engine finds, in however many regions, is kept when one of its blocks passes both, for then the engine sees
    all around it. At most the promised share may be lost, with the finite-sample correction of conformal
    prediction (Vovk et al., *Algorithmic Learning in a Random World*, 2005).
-4. Both are lowered as far as hardly any of the windows without defects passes: on calm cloth, where nothing
-   comes near them, this keeps most of what would be lost, and costs next to nothing.
+4. Both are lowered as far as no more of the windows without defects passes: on calm cloth, where nothing
+   comes near them, this keeps most of what would be lost, and costs nothing.
 5. On the pictures that were kept back it is seen how much passes, and on this machine what the gate and the
    networks take. A gate that does not pay is not kept.
 """
@@ -61,7 +61,6 @@ _OF_LOOK = 0.25  # of what may be lost, that the quick look may lose; the gate m
 _FEWEST = 130  # defects that are found: with fewer nothing can be promised
 _CALM = 200  # blocks of good cloth: with fewer it is not known how little passes below a threshold
 _NEAREST = 64  # of these, the likeliest to pass, that are looked at quickly
-_FREE = 0.005  # the share of them that may pass where fewer would: a tenth of the gate's own time
 _APART = 4  # one picture in so many is kept back
 _WINDOW = (256, 384)  # pixels, where the pictures are so large
 _PIXELS = 160_000_000  # of all windows, at most
@@ -261,13 +260,11 @@ def same_blocks(
 def _lowered(
     most: GateThresholds, gate: Compiled, channels: int, engine: FullEngine, good: Sequence[Picture]
 ) -> GateThresholds:
-    """Thresholds as low as they may be without that more of some good cloth passes, or hardly any does."""
+    """Thresholds as low as they may be without that more of some good cloth passes."""
     blocks = [_blocks(gate, channels, image) for image in good]
     if sum(own.size for own in blocks) < _CALM:
         return most
-    said = np.sort(np.concatenate([own.ravel() for own in blocks]))
-    free = float(np.nextafter(said[-1 - int(_FREE * said.size)], np.float32(np.inf)))
-    cell = _just_above(said, min(most.cell, free))
+    cell = _just_above(np.concatenate([own.ravel() for own in blocks]), most.cell)
     places = [
         (said, number, place) for number, own in enumerate(blocks) for place, said in np.ndenumerate(own)
     ]

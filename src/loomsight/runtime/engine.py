@@ -139,7 +139,7 @@ class SegmenterEngine:
         for number, pending in flying:
             mosaic.put(number, pending.wait()[0][0])
         known = mosaic.known(needed)
-        return mosaic.map * known, known
+        return mosaic.map, known
 
     named_from = 0.0
     """The score of the map below which no region has a type, see :attr:`UnionEngine.named_from`."""
