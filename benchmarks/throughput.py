@@ -3,7 +3,7 @@
     python benchmarks/throughput.py --profile denim            the table
     python benchmarks/throughput.py --profile denim --grid     INT8 by tile, batch and threads
     python benchmarks/throughput.py --profile denim --files    from PNG and JPEG files on disk
-    python benchmarks/throughput.py --json                                  learns woven denim first (6 min)
+    python benchmarks/throughput.py --json                                  learns woven denim first (8 min)
 
 The roll is woven: 24 frames of 1024 × 2048 pixels, of which one tile in a hundred is defective at most.
 "eager" is torch, as a network was learned, with the tile that is fastest on this machine; all engines see the

@@ -190,7 +190,7 @@ class Mosaic:
         return sorted(needed)
 
     def known(self, put: Iterable[int]) -> Mask:
-        """Where the map is whole although only these tiles were put; elsewhere it is 0 from now on."""
+        """Where the map is whole although only these tiles were put."""
         whole = np.zeros(self.map.shape, np.bool_)
         cores = [self._cores[number] for number in put]
         if not cores:
@@ -203,8 +203,17 @@ class Mosaic:
             into = slice(max(core.y0, 0) - top, core.y1 - top), slice(max(core.x0, 0) - left, core.x1 - left)
             total[into] += self._canvas.weight(core)
         part[:] = total > 1 - 1e-5
-        self.map[top:bottom, left:right] *= part
         return whole
+
+    def partial(self, put: Iterable[int]) -> tuple[ScoreMap, Mask]:
+        """The map when only these tiles were put, 0 where it is not whole; and where it is."""
+        numbers = list(put)
+        known = self.known(numbers)
+        for number in numbers:
+            core = self._cores[number]
+            inside = slice(max(core.y0, 0), core.y1), slice(max(core.x0, 0), core.x1)
+            self.map[inside] *= known[inside]  # all else is 0 already, and of a roll that is most
+        return self.map, known
 
     @property
     def map(self) -> ScoreMap:

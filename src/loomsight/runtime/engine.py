@@ -138,8 +138,7 @@ class SegmenterEngine:
         flying = [(number, self._start(image, mosaic.tiles[number])) for number in needed]
         for number, pending in flying:
             mosaic.put(number, pending.wait()[0][0])
-        known = mosaic.known(needed)
-        return mosaic.map, known
+        return mosaic.partial(needed)
 
     named_from = 0.0
     """The score of the map below which no region has a type, see :attr:`UnionEngine.named_from`."""
